@@ -1,0 +1,95 @@
+//! Records to bytes and back: one module a format, each pure.
+//!
+//! This is the only room that knows JSON. An [`Encoder`] turns a record into text at the end of a
+//! buffer; the [`ndjson::Reader`] turns a capture's lines into records again. Neither opens a file.
+
+mod annotate;
+mod escape;
+mod hex;
+pub mod ndjson;
+mod text;
+
+use std::str::FromStr;
+
+use crate::record::{Event, Record};
+
+/// What an output looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One line a record, bytes escaped so that a person reads them.
+    Text,
+    /// A canonical hex dump.
+    Hex,
+    /// The capture format, one JSON object a line.
+    Json,
+    /// The bytes that came, and nothing else.
+    Raw,
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFormat> {
+        match name {
+            "text" => Ok(Self::Text),
+            "hex" => Ok(Self::Hex),
+            "json" => Ok(Self::Json),
+            "raw" => Ok(Self::Raw),
+            _ => Err(UnknownFormat),
+        }
+    }
+}
+
+/// The name is none of `text`, `hex`, `json`, `raw`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownFormat;
+
+/// Who reads the bytes that an encoder writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// A file, a pipe, a program.
+    Program,
+    /// A terminal: no byte from a peer may steer it.
+    Terminal,
+    /// A terminal that shows colours.
+    ColorTerminal,
+}
+
+/// Turns records into bytes of one format.
+#[derive(Debug)]
+pub enum Encoder {
+    /// [`Format::Text`].
+    Text(text::TextEncoder),
+    /// [`Format::Hex`].
+    Hex(hex::HexEncoder),
+    /// [`Format::Json`].
+    Json(ndjson::Encoder),
+    /// [`Format::Raw`], which keeps nothing but the payload.
+    Raw,
+}
+
+impl Encoder {
+    /// An encoder of `format` for `audience`.
+    pub fn new(format: Format, audience: Audience) -> Self {
+        match format {
+            Format::Text => Self::Text(text::TextEncoder::new(audience)),
+            Format::Hex => Self::Hex(hex::HexEncoder::new(audience)),
+            Format::Json => Self::Json(ndjson::Encoder::new(audience)),
+            Format::Raw => Self::Raw,
+        }
+    }
+
+    /// Appends `record` to `out`.
+    pub fn encode(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(encoder) => encoder.encode(record, out),
+            Self::Hex(encoder) => encoder.encode(record, out),
+            Self::Json(encoder) => encoder.encode(record, out),
+            Self::Raw => {
+                if let Event::Data { payload, .. } = &record.event {
+                    out.extend_from_slice(payload);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! NDJSON to records, from any reader, in flat memory.
+//!
+//! A capture may be filtered by jq, torn by a crash or written by a stranger. Unknown keys and
+//! types are passed over; a torn last line ends the reading in good order; anything else that does
+//! not fit is an error that names file, line and cause. No input panics.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use super::wire::{Kind, Misfit, Wire};
+use super::{LINE_LIMIT, VERSION};
+use crate::record::Record;
+
+/// Reads the records of one capture.
+#[derive(Debug)]
+pub struct Reader<R> {
+    input: R,
+    name: String,
+    line: Vec<u8>,
+    line_number: u64,
+    offset: u64,
+    torn: Option<Torn>,
+}
+
+/// A line that a crash or a full disk cut short: the last of the capture, or the last of a run behind
+/// which another run was appended. All before it is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Torn {
+    /// Number of the torn line, from 1.
+    pub line: u64,
+    /// Where it begins: bytes from the start of the capture.
+    pub offset: u64,
+    /// How many bytes of it there are.
+    pub len: u64,
+}
+
+impl<R: BufRead> Reader<R> {
+    /// Reads from `input`, which errors call `name`.
+    pub fn new(name: impl Into<String>, input: R) -> Self {
+        Self {
+            input,
+            name: name.into(),
+            line: Vec::new(),
+            line_number: 0,
+            offset: 0,
+            torn: None,
+        }
+    }
+
+    /// The next record, or `None` at the end. [`Reader::torn`] tells whether a torn line was passed
+    /// over. Lines of types that this version does not know are passed over too.
+    ///
+    /// # Errors
+    /// [`ReadError`], naming the line. What follows it is not meant to be read.
+    pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
+        // Two steps, because a line that is no record must not stay borrowed while the next is read.
+        loop {
+            let start = self.offset;
+            if !self.read_line()? {
+                return Ok(None);
+            }
+            match self.holds_record() {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    self.pass_torn_run(start, error)?;
+                    break;
+                }
+            }
+        }
+        parse(&self.line).map_err(|cause| self.error(cause))
+    }
+
+    /// The last torn line so far.
+    pub fn torn(&self) -> Option<Torn> {
+        self.torn
+    }
+
+    /// Number of the line read last, from 1.
+    pub fn line_number(&self) -> u64 {
+        self.line_number
+    }
+
+    /// Reads a line with its newline; `false` at the end and at a torn line.
+    fn read_line(&mut self) -> Result<bool, ReadError> {
+        self.line.clear();
+        let limit = LINE_LIMIT as u64 + 1;
+        let read = (&mut self.input)
+            .take(limit)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|error| self.error(Cause::Io(error)))?;
+        if read == 0 {
+            return Ok(false);
+        }
+        self.line_number += 1;
+        let start = self.offset;
+        self.offset += read as u64;
+        if self.line.last() == Some(&b'\n') {
+            return Ok(true);
+        }
+        if read as u64 == limit {
+            return Err(self.error(Cause::TooLong));
+        }
+        // jq and people may leave out the last newline: a whole object is a whole line.
+        if serde_json::from_slice::<Kind<'_>>(&self.line).is_ok() {
+            return Ok(true);
+        }
+        self.torn = Some(Torn {
+            line: self.line_number,
+            offset: start,
+            len: read as u64,
+        });
+        Ok(false)
+    }
+
+    /// After a line that is no JSON: where the next one starts a run, the line is the torn end of
+    /// the run before, as wiretape leaves it when it appends to a capture after a crash.
+    fn pass_torn_run(&mut self, start: u64, error: ReadError) -> Result<(), ReadError> {
+        if !matches!(error.cause, Cause::Json(_)) {
+            return Err(error);
+        }
+        let torn = Torn {
+            line: self.line_number,
+            offset: start,
+            len: self.offset - start,
+        };
+        let starts_run = self.read_line()?
+            && serde_json::from_slice::<Kind<'_>>(&self.line)
+                .is_ok_and(|kind| kind.kind == "start")
+            && self.holds_record()?;
+        if !starts_run {
+            return Err(error);
+        }
+        self.torn = Some(torn);
+        Ok(())
+    }
+
+    /// Whether the line is a record that this version knows.
+    fn holds_record(&self) -> Result<bool, ReadError> {
+        if self.line.trim_ascii().is_empty() {
+            return Ok(false);
+        }
+        let kind: Kind<'_> =
+            serde_json::from_slice(&self.line).map_err(|error| self.error(Cause::Json(error)))?;
+        if kind.v.is_some_and(|v| v > VERSION.into()) {
+            return Err(self.error(Cause::Newer(kind.v.unwrap_or_default())));
+        }
+        Ok(KNOWN_TYPES.contains(&&*kind.kind))
+    }
+
+    fn error(&self, cause: Cause) -> ReadError {
+        ReadError {
+            name: self.name.clone(),
+            line: self.line_number,
+            cause,
+        }
+    }
+}
+
+const KNOWN_TYPES: [&str; 7] = ["start", "open", "data", "eof", "close", "gap", "end"];
+
+fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Cause> {
+    let wire: Wire<'_> = serde_json::from_slice(line).map_err(Cause::Json)?;
+    wire.into_record().map_err(|misfit| match misfit {
+        Misfit::Missing(key) => Cause::Missing(key),
+        Misfit::Invalid(key) => Cause::Invalid(key),
+        Misfit::Base64 => Cause::Base64,
+        Misfit::Length { stated, found } => Cause::Length { stated, found },
+    })
+}
+
+/// A line that could not be read: `device.ndjson: line 7: …`.
+#[derive(Debug)]
+pub struct ReadError {
+    /// What the reader was told its input is called.
+    pub name: String,
+    /// Number of the line, from 1; 0 where nothing could be read.
+    pub line: u64,
+    /// What is wrong.
+    pub cause: Cause,
+}
+
+/// What is wrong with a line.
+#[derive(Debug)]
+pub enum Cause {
+    /// The input failed.
+    Io(io::Error),
+    /// Longer than [`LINE_LIMIT`].
+    TooLong,
+    /// Not a JSON object of the right shape.
+    Json(serde_json::Error),
+    /// Written in a later version of the format.
+    Newer(u64),
+    /// A key that this type of record must have.
+    Missing(&'static str),
+    /// A key with a value that it cannot have.
+    Invalid(&'static str),
+    /// `base64` that is not standard, padded base64.
+    Base64,
+    /// `len` is not the payload's length.
+    Length {
+        /// What `len` says.
+        stated: u64,
+        /// How many bytes there are.
+        found: u64,
+    },
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: line {}: {}", self.name, self.line, self.cause)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::TooLong => write!(f, "longer than {} MiB, not a capture", LINE_LIMIT >> 20),
+            Self::Json(error) => write!(f, "not a capture record: {error}"),
+            Self::Newer(v) => write!(
+                f,
+                "format version {v} was written by a newer wiretape (this one reads up to {VERSION})"
+            ),
+            Self::Missing(key) => write!(f, "record without `{key}`"),
+            Self::Invalid(key) => write!(f, "invalid `{key}`"),
+            Self::Base64 => write!(f, "invalid base64"),
+            Self::Length { stated, found } => {
+                write!(f, "`len` says {stated}, but the payload has {found} bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.cause {
+            Cause::Io(error) => Some(error),
+            Cause::Json(error) => Some(error),
+            _ => None,
+        }
+    }
+}

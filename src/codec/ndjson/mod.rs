@@ -1,0 +1,24 @@
+//! The capture format, version 1: NDJSON, one record a line.
+//!
+//! `man/wiretape-capture.5` is its description for users. The schema stands once, in `wire`; the
+//! encoder writes the same without going through it, because it is the hot path, and a property
+//! test holds the two together.
+
+mod decode;
+mod encode;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use decode::{Cause, ReadError, Reader, Torn};
+pub use encode::Encoder;
+
+/// The version of the format that is written, and the newest that is read.
+pub const VERSION: u32 = 1;
+
+/// The longest line that is read, in bytes. The longest that is written is far below: a payload of
+/// `FRAME_LIMIT` bytes, six bytes each where every one of them is escaped, and the keys.
+pub const LINE_LIMIT: usize = 16 * 1024 * 1024;
+
+/// The longest payload of one record, in bytes.
+pub const FRAME_LIMIT: usize = 1024 * 1024;

@@ -1,0 +1,286 @@
+//! The encoder against serde_json over the schema, the reader against the encoder, and what a
+//! reader says of input that is not as it should be.
+
+use std::borrow::Cow;
+
+use proptest::prelude::*;
+
+use super::wire::Wire;
+use super::{Encoder, LINE_LIMIT, Reader};
+use crate::codec::Audience;
+use crate::record::{
+    Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
+    Timestamp, WallTime,
+};
+
+/// Numbers as jq reads them, without loss.
+const NUMBER: std::ops::Range<u64> = 0..1 << 53;
+
+fn direction() -> impl Strategy<Value = Direction> {
+    prop_oneof![Just(Direction::In), Just(Direction::Out)]
+}
+
+fn text() -> impl Strategy<Value = String> {
+    // Every character, with those that want an escape more often than chance would have them.
+    let c = prop_oneof![
+        any::<char>(),
+        (0u8..0x80).prop_map(char::from),
+        Just('\u{9b}')
+    ];
+    proptest::collection::vec(c, 0..80).prop_map(String::from_iter)
+}
+
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        text().prop_map(String::into_bytes),
+        proptest::collection::vec(any::<u8>(), 0..200),
+    ]
+}
+
+fn conn() -> impl Strategy<Value = Conn<'static>> {
+    (NUMBER, text()).prop_map(|(id, peer)| Conn {
+        id: ConnId(id),
+        peer: Cow::Owned(peer),
+    })
+}
+
+fn close() -> impl Strategy<Value = Close> {
+    let reason = prop_oneof![
+        Just(CloseReason::Eof),
+        Just(CloseReason::Reset),
+        Just(CloseReason::IdleTimeout),
+        Just(CloseReason::Limit),
+        Just(CloseReason::Shutdown),
+        text().prop_map(|error| CloseReason::Error(error.into())),
+    ];
+    let crc = any::<u32>();
+    (reason, NUMBER, NUMBER, crc, any::<Option<u32>>(), NUMBER).prop_map(
+        |(reason, in_bytes, out_bytes, in_crc32, out_crc32, duration_us)| Close {
+            reason,
+            in_bytes,
+            out_bytes,
+            in_crc32,
+            out_crc32,
+            duration_us,
+        },
+    )
+}
+
+fn start() -> impl Strategy<Value = Start> {
+    let listen = proptest::collection::vec(text(), 0..3);
+    let conn = proptest::option::of(NUMBER.prop_map(ConnId));
+    (any::<u64>(), text(), listen, text(), NUMBER, conn).prop_map(
+        |(run, mode, listen, tool, segment, conn)| Start {
+            run: RunId(run),
+            mode,
+            listen,
+            tool,
+            segment,
+            conn,
+        },
+    )
+}
+
+fn event() -> impl Strategy<Value = Event<'static>> {
+    prop_oneof![
+        4 => (conn(), direction(), NUMBER, payload(), any::<bool>()).prop_map(
+            |(conn, direction, offset, payload, partial)| Event::Data {
+                conn,
+                direction,
+                offset,
+                payload: payload.into(),
+                partial,
+            }
+        ),
+        1 => start().prop_map(|start| Event::Start(Cow::Owned(start))),
+        1 => (conn(), text()).prop_map(|(conn, local)| Event::Open {
+            conn,
+            local: local.into(),
+        }),
+        1 => (conn(), direction()).prop_map(|(conn, direction)| Event::Eof { conn, direction }),
+        1 => (conn(), close()).prop_map(|(conn, close)| Event::Close {
+            conn,
+            close: Cow::Owned(close),
+        }),
+        1 => (NUMBER, NUMBER).prop_map(|(records, bytes)| Event::Gap {
+            records,
+            bytes,
+            reason: GapReason::StalledOutput,
+        }),
+        1 => prop_oneof![Just(EndReason::Rotated), Just(EndReason::Shutdown)]
+            .prop_map(|reason| Event::End { reason }),
+    ]
+}
+
+fn record() -> impl Strategy<Value = Record<'static>> {
+    (any::<u64>(), NUMBER, NUMBER, event()).prop_map(|(wall, elapsed_us, seq, event)| Record {
+        time: Timestamp {
+            wall: WallTime::from_unix_micros(wall),
+            elapsed_us,
+        },
+        seq,
+        event,
+    })
+}
+
+fn encode(record: &Record<'_>, audience: Audience) -> Vec<u8> {
+    let mut out = Vec::new();
+    Encoder::new(audience).encode(record, &mut out);
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+    #[test]
+    fn encoder_writes_what_serde_json_would(record in record()) {
+        let expected = serde_json::to_string(&Wire::from(&record)).expect("it is plain data");
+        // The one difference: serde_json leaves DEL as it is, jq does not.
+        let expected = expected.replace('\x7f', "\\u007f") + "\n";
+        let line = String::from_utf8(encode(&record, Audience::Program)).expect("JSON is UTF-8");
+        prop_assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn reader_gives_back_what_was_encoded(records in proptest::collection::vec(record(), 0..5)) {
+        for audience in [Audience::Program, Audience::Terminal] {
+            let lines: Vec<u8> = records.iter().flat_map(|r| encode(r, audience)).collect();
+            let mut reader = Reader::new("test", &lines[..]);
+            for record in &records {
+                let read = reader.next_record().expect("it was written by the encoder");
+                prop_assert_eq!(read.as_ref(), Some(record));
+            }
+            prop_assert!(reader.next_record().expect("the end").is_none());
+            prop_assert_eq!(reader.torn(), None);
+        }
+    }
+
+    #[test]
+    fn json_for_a_terminal_steers_nothing(record in record()) {
+        let line = String::from_utf8(encode(&record, Audience::Terminal)).expect("JSON is UTF-8");
+        let (last, line) = (line.as_bytes()[line.len() - 1], &line[..line.len() - 1]);
+        prop_assert_eq!(last, b'\n');
+        prop_assert!(!line.chars().any(|c| c.is_control() || crate::codec::escape::is_deceptive(c)));
+    }
+}
+
+const START: &str = r#"{"type":"start","v":1,"ts":"2026-11-22T12:02:59.907656Z","elapsed_us":0,"seq":0,"run":"5f3a9c1e20b7d644","mode":"listen","listen":["[::]:1234"],"tool":"wiretape 0.1.0","segment":1}"#;
+const DATA: &str = r#"{"type":"data","ts":"2026-11-22T12:03:01.110999Z","elapsed_us":1203340,"seq":2,"conn":3,"peer":"192.0.2.9:50122","dir":"in","offset":8192,"len":5,"text":"hi\r\n\u0000"}"#;
+
+/// The sequence numbers that are read, then how the reading ends.
+fn read(capture: &str) -> (Vec<u64>, String) {
+    let mut reader = Reader::new("f", capture.as_bytes());
+    let mut seen = Vec::new();
+    let end = loop {
+        match reader.next_record() {
+            Ok(Some(record)) => seen.push(record.seq),
+            Ok(None) => break "end".to_owned(),
+            Err(error) => break error.to_string(),
+        }
+    };
+    match reader.torn() {
+        Some(torn) => (seen, format!("torn at byte {}, {end}", torn.offset)),
+        None => (seen, end),
+    }
+}
+
+fn check(capture: &str, expected_seqs: &[u64], expected_end: &str) {
+    let (seqs, end) = read(capture);
+    assert_eq!(seqs, expected_seqs, "{capture}");
+    assert!(end.starts_with(expected_end), "{end} is not {expected_end}");
+}
+
+#[test]
+fn a_capture_is_read_as_its_format_says() {
+    check("", &[], "end");
+    check(&format!("{START}\n{DATA}\n"), &[0, 2], "end");
+    check(&format!("{START}\n\n{DATA}"), &[0, 2], "end");
+    // Unknown types and keys are passed over, known keys may stand in any order.
+    check(
+        &format!("{{\"type\":\"note\",\"by\":1}}\n{DATA}\n"),
+        &[2],
+        "end",
+    );
+    check(
+        &format!("{}\n", DATA.replace("\"conn\"", "\"new\":[{}],\"conn\"")),
+        &[2],
+        "end",
+    );
+    let shuffled = DATA
+        .replace("\"seq\":2,", "")
+        .replace("\"len\"", "\"seq\":2,\"len\"");
+    check(&shuffled, &[2], "end");
+}
+
+#[test]
+fn a_torn_line_ends_a_run_and_not_the_capture() {
+    for cut in 1..DATA.len() {
+        let (whole, torn) = (format!("{START}\n{DATA}\n"), &DATA[..cut]);
+        let at = format!("torn at byte {}, end", whole.len());
+        check(&format!("{whole}{torn}"), &[0, 2], &at);
+        check(
+            &format!("{whole}{torn}\n{START}\n{DATA}\n"),
+            &[0, 2, 0, 2],
+            &at,
+        );
+    }
+}
+
+#[test]
+fn what_is_no_capture_is_named_with_line_and_cause() {
+    check("hello\n", &[], "f: line 1: not a capture record");
+    check(
+        &format!("{START}\n{{}}\n{DATA}\n"),
+        &[0],
+        "f: line 2: not a capture record: missing field `type`",
+    );
+    check(
+        &START.replace("\"v\":1", "\"v\":2"),
+        &[],
+        "f: line 1: format version 2 was written by a newer wiretape",
+    );
+    check(
+        &DATA.replace("\"conn\":3,", ""),
+        &[],
+        "f: line 1: record without `conn`",
+    );
+    check(
+        &DATA.replace("\"in\"", "\"up\""),
+        &[],
+        "f: line 1: invalid `dir`",
+    );
+    check(
+        &DATA.replace("\"len\":5", "\"len\":6"),
+        &[],
+        "f: line 1: `len` says 6, but the payload has 5 bytes",
+    );
+    check(
+        &DATA.replace("8192", "18446744073709551615"),
+        &[],
+        "f: line 1: invalid `offset`",
+    );
+    let base64 = |text| {
+        DATA.replace(
+            r#""text":"hi\r\n\u0000""#,
+            &format!("\"base64\":\"{text}\""),
+        )
+    };
+    check(&base64("aGkNCgA="), &[2], "end");
+    for bad in ["aGkNCgA", "aGkNCgB=", "aGkN CgA=", "aGkNCgA-", "=", "a"] {
+        check(&base64(bad), &[], "f: line 1: invalid base64");
+    }
+}
+
+#[test]
+fn a_line_without_end_is_refused_in_flat_memory() {
+    let endless = std::io::BufReader::new(std::io::repeat(b' '));
+    let error = Reader::new("f", endless)
+        .next_record()
+        .expect_err("too long");
+    assert_eq!(
+        error.to_string(),
+        "f: line 1: longer than 16 MiB, not a capture"
+    );
+    let fits = format!("{}{DATA}\n", " ".repeat(LINE_LIMIT - DATA.len() - 1));
+    check(&fits, &[2], "end");
+}

@@ -1,0 +1,4 @@
+//! map to come
+#![forbid(unsafe_code)]
+pub mod codec;
+pub mod record;

@@ -1,0 +1,136 @@
+//! Where one record ends and the next begins within the bytes of a connection.
+//!
+//! The rule is kept in one place because two threads follow it: the capture core counts records to
+//! number them, and an output's encoder splits the same bytes again to write them.
+
+use std::iter::FusedIterator;
+
+/// How a connection's bytes become `data` records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// A record is what one read returned.
+    Chunk,
+    /// A record is one line with its `\n`, cut where it grows past `max` bytes.
+    Line {
+        /// The longest record, in bytes, its `\n` included. At least 1.
+        max: usize,
+    },
+}
+
+impl Framing {
+    /// How many of `bytes`, which start where a record starts, make whole records now. The rest is
+    /// a line that still wants its end. The first `seen` bytes are known to hold no `\n`.
+    pub fn whole(self, bytes: &[u8], seen: usize) -> usize {
+        match self {
+            Self::Chunk => bytes.len(),
+            Self::Line { max } => {
+                let lines = memchr::memrchr(b'\n', &bytes[seen..]).map_or(0, |at| seen + at + 1);
+                let rest = bytes.len() - lines;
+                lines + rest - rest % max
+            }
+        }
+    }
+
+    /// The records in `bytes`, which start where a record starts.
+    pub fn split(self, bytes: &[u8]) -> Pieces<'_> {
+        Pieces {
+            framing: self,
+            rest: bytes,
+        }
+    }
+
+    /// How many records [`Framing::split`] gives.
+    pub fn count(self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Line { max } if bytes.len() <= max => {
+                // No line in here can be too long, so only the ends of lines count.
+                let lines = memchr::memchr_iter(b'\n', bytes).count();
+                lines + usize::from(bytes.last().is_some_and(|&last| last != b'\n'))
+            }
+            _ => self.split(bytes).count(),
+        }
+    }
+
+    /// Whether `record` is only a part of a line: it was too long, or its end never came.
+    pub fn is_partial(self, record: &[u8]) -> bool {
+        match self {
+            Self::Chunk => false,
+            Self::Line { .. } => record.last() != Some(&b'\n'),
+        }
+    }
+}
+
+/// The records of a run of bytes; see [`Framing::split`].
+#[derive(Clone, Debug)]
+pub struct Pieces<'a> {
+    framing: Framing,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = match self.framing {
+            Framing::Chunk => self.rest.len(),
+            Framing::Line { max } => {
+                let longest = &self.rest[..max.min(self.rest.len())];
+                memchr::memchr(b'\n', longest).map_or(longest.len(), |at| at + 1)
+            }
+        };
+        let (piece, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(piece)
+    }
+}
+
+impl FusedIterator for Pieces<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(max: usize, bytes: &str, expected: &[&str], carried: &str) {
+        let framing = Framing::Line { max };
+        let (whole, rest) = bytes.split_at(framing.whole(bytes.as_bytes(), 0));
+        let pieces: Vec<&str> = framing
+            .split(whole.as_bytes())
+            .map(|piece| std::str::from_utf8(piece).expect("ASCII"))
+            .collect();
+        assert_eq!(pieces, expected, "{bytes:?}");
+        assert_eq!(rest, carried, "{bytes:?}");
+        assert_eq!(framing.count(whole.as_bytes()), expected.len(), "{bytes:?}");
+    }
+
+    #[test]
+    fn lines_end_at_newline_or_at_the_longest() {
+        check(8, "", &[], "");
+        check(8, "ab", &[], "ab");
+        check(8, "ab\n", &["ab\n"], "");
+        check(8, "a\r\nb", &["a\r\n"], "b");
+        check(8, "\n\nc", &["\n", "\n"], "c");
+        check(4, "abcdefghij", &["abcd", "efgh"], "ij");
+        check(4, "abcdefgh", &["abcd", "efgh"], "");
+        check(4, "abcd\nefghi\nj", &["abcd", "\n", "efgh", "i\n"], "j");
+        check(1, "a\nb", &["a", "\n", "b"], "");
+    }
+
+    #[test]
+    fn count_agrees_with_split_on_random_bytes() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..5_000 {
+            let framing = Framing::Line {
+                max: random.usize(1..40),
+            };
+            let bytes: Vec<u8> = (0..random.usize(0..200))
+                .map(|_| random.choice([b'\n', b'a', b'b', 0xff]).unwrap_or(0))
+                .collect();
+            let whole = &bytes[..framing.whole(&bytes, 0)];
+            assert_eq!(framing.count(whole), framing.split(whole).count());
+            assert_eq!(framing.split(whole).flatten().count(), whole.len());
+        }
+    }
+}
