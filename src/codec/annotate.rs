@@ -131,7 +131,7 @@ fn escape_text(mut text: &str, out: &mut Vec<u8>) {
             '\t' => out.extend_from_slice(b"\\t"),
             control if control.is_ascii() => push_hex_escape(control as u8, out),
             c if is_deceptive(c) => {
-                out.extend_from_slice(c.escape_unicode().to_string().as_bytes())
+                out.extend_from_slice(c.escape_unicode().to_string().as_bytes());
             }
             c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }

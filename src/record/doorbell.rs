@@ -34,6 +34,12 @@ impl Doorbell {
         self.armed.store(false, SeqCst);
     }
 
+    /// Wakes the loop whether it is armed or not: for what it must learn of even if it waits for
+    /// nothing, such as the end of an output.
+    pub fn call(&self) {
+        (self.wake)();
+    }
+
     /// Something that the loop may wait for has become available.
     pub fn ring(&self) {
         // The load first: most rings come while nobody waits, and a swap would bounce the line.

@@ -124,6 +124,19 @@ pub enum GapReason {
     StalledOutput,
 }
 
+/// What was captured so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Connections that were opened.
+    pub opened: u64,
+    /// Connections that are open now.
+    pub open: u64,
+    /// Bytes recorded.
+    pub bytes: u64,
+    /// Records, of every type.
+    pub records: u64,
+}
+
 /// Which connection a record speaks of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conn<'a> {

@@ -1,4 +1,4 @@
-//! The encoder against serde_json over the schema, the reader against the encoder, and what a
+//! The encoder against `serde_json` over the schema, the reader against the encoder, and what a
 //! reader says of input that is not as it should be.
 
 use std::borrow::Cow;

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-use super::VERSION;
 use crate::record::{
     Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
     Timestamp, WallTime,
@@ -133,7 +132,7 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
         match &record.event {
             Event::Start(start) => {
                 wire.kind = "start".into();
-                wire.v = Some(VERSION);
+                wire.v = Some(super::VERSION);
                 wire.run = Some(start.run.to_string().into());
                 wire.mode = Some((&*start.mode).into());
                 wire.listen = Some(start.listen.iter().map(|at| (&**at).into()).collect());
@@ -156,12 +155,11 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
                 wire.dir = Some(direction_name(*direction).into());
                 wire.offset = Some(*offset);
                 wire.len = Some(payload.len() as u64);
-                match std::str::from_utf8(payload) {
-                    Ok(text) => wire.text = Some(text.into()),
-                    Err(_) => {
-                        let base64: String = base64_simd::STANDARD.encode_to_string(payload);
-                        wire.base64 = Some(base64.into());
-                    }
+                if let Ok(text) = std::str::from_utf8(payload) {
+                    wire.text = Some(text.into());
+                } else {
+                    let base64: String = base64_simd::STANDARD.encode_to_string(payload);
+                    wire.base64 = Some(base64.into());
                 }
                 wire.partial = partial.then_some(true);
             }

@@ -1,0 +1,109 @@
+//! One connection, as the capture core sees it.
+
+use std::sync::Arc;
+
+use crate::record::batch::{Batch, ConnIndex};
+use crate::record::{Close, CloseReason, Direction, Endpoints, Timestamp};
+
+/// Beyond this a carry's memory is given back once it is empty; below it is kept for the next line.
+const KEPT_CARRY: usize = 4096;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) endpoints: Arc<Endpoints>,
+    pub(super) opened_us: u64,
+    /// When bytes last came; the start of the connection where none have.
+    pub(super) active_us: u64,
+    pub(super) incoming: Flow,
+    /// With line framing: the beginning of a line whose end has not come.
+    carry: Vec<u8>,
+    /// Its place in the table of batch number `.0`.
+    interned: (u64, ConnIndex),
+}
+
+/// What went one way so far.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// Bytes recorded.
+    pub(super) bytes: u64,
+    crc32: crc32fast::Hasher,
+}
+
+impl Flow {
+    fn record(&mut self, bytes: &[u8]) {
+        self.crc32.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
+impl Connection {
+    pub(super) fn new(endpoints: Endpoints, now: Timestamp) -> Self {
+        Self {
+            endpoints: Arc::new(endpoints),
+            opened_us: now.elapsed_us,
+            active_us: now.elapsed_us,
+            incoming: Flow::default(),
+            carry: Vec::new(),
+            interned: (0, ConnIndex::default()),
+        }
+    }
+
+    /// Its place in `batch`, which is the `serial`th, from 1.
+    pub(super) fn index_in(&mut self, batch: &mut Batch, serial: u64) -> ConnIndex {
+        if self.interned.0 != serial {
+            self.interned = (serial, batch.intern(&self.endpoints));
+        }
+        self.interned.1
+    }
+
+    /// Bytes of a line whose end has not come.
+    pub(super) fn carried(&self) -> usize {
+        self.carry.len()
+    }
+
+    /// Bytes of memory that [`Connection::carried`] takes.
+    pub(super) fn carry_cost(&self) -> usize {
+        self.carry.capacity()
+    }
+
+    /// Adds bytes that do not end a line.
+    pub(super) fn extend_carry(&mut self, bytes: &[u8]) {
+        self.carry.extend_from_slice(bytes);
+    }
+
+    /// Moves what was carried to the front of `arena`.
+    pub(super) fn unload_carry(&mut self, arena: &mut [u8]) {
+        arena[..self.carry.len()].copy_from_slice(&self.carry);
+        if self.carry.capacity() > KEPT_CARRY {
+            self.carry = Vec::new();
+        } else {
+            self.carry.clear();
+        }
+    }
+
+    /// Records the first `len` bytes of the batch's spare arena as having come in, and says how many
+    /// records they are.
+    pub(super) fn record_incoming(
+        &mut self,
+        batch: &mut Batch,
+        serial: u64,
+        len: usize,
+        now: Timestamp,
+    ) -> u64 {
+        let index = self.index_in(batch, serial);
+        let offset = self.incoming.bytes;
+        self.incoming.record(&batch.spare()[..len]);
+        batch.push_data(now, index, Direction::In, offset, len)
+    }
+
+    pub(super) fn close(self, reason: CloseReason, now: Timestamp) -> Close {
+        Close {
+            reason,
+            in_bytes: self.incoming.bytes,
+            out_bytes: 0,
+            in_crc32: self.incoming.crc32.finalize(),
+            out_crc32: None,
+            duration_us: now.elapsed_us.saturating_sub(self.opened_us),
+        }
+    }
+}

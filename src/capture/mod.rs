@@ -1,0 +1,301 @@
+//! The capture core: what is recorded of which connection, and when a connection must go.
+//!
+//! It owns connections by [`Slot`], ids, offsets, totals, checksums, framing and deadlines, and
+//! writes record heads into the batch that it was given. It knows no sockets, no files and no
+//! clock: the engine tells it what happened (`handle_*`) and asks what to do (`poll_*`), with the
+//! time as a parameter. So whole runs are tested by scripts and by simulation (`tests/sim`).
+//!
+//! **Room.** A batch is finite. Before each `handle_*` that records something the caller makes sure
+//! of [`Capture::has_room`] (once for an `eof` and the `close` behind it); where there is none it takes the batch away with
+//! [`Capture::poll_batch`] and hands over an empty one. While there is none to hand over, nothing is
+//! read, accepted or closed: that is how a slow output holds the senders.
+
+mod conn;
+mod deadline;
+pub mod shutdown;
+
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::record::batch::Batch;
+use crate::record::{
+    CloseReason, ConnId, Direction, EndReason, Endpoints, Framing, Start, Timestamp, Totals,
+};
+use conn::Connection;
+use deadline::Deadlines;
+use shutdown::{Phase, Shutdown, micros};
+
+/// One read takes at most this much, so that a fast peer waits for its turn like all others.
+pub const READ_MAX: usize = 64 * 1024;
+
+/// One read is offered at least this much: what is left of an arena below it is not worth a call.
+pub const READ_MIN: usize = 4 * 1024;
+
+/// The most heads between two looks at the room: a carried line, its `eof`, its `close`.
+const HEADS_A_STEP: usize = 3;
+
+/// Names a connection while it is open. Used again once it is closed; [`ConnId`] is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot(pub usize);
+
+/// What the capture core is to do.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How bytes become records.
+    pub framing: Framing,
+    /// Open connections at most.
+    pub max_conns: usize,
+    /// A connection that sends nothing for this long is closed.
+    pub idle_timeout: Option<Duration>,
+    /// A connection older than this is closed.
+    pub max_age: Option<Duration>,
+    /// What the end of a run may take; see [`Shutdown`].
+    pub drain: Duration,
+    /// Bytes that all unfinished lines may hold together. Beyond it they are recorded as they are.
+    pub carry_limit: usize,
+}
+
+/// The capture core; see the [module](self).
+#[derive(Debug)]
+pub struct Capture {
+    config: Config,
+    conns: Slab<Connection>,
+    deadlines: Deadlines,
+    /// The end of the run, which the engine steers and this core starts.
+    pub shutdown: Shutdown,
+    batch: Option<Batch>,
+    batch_serial: u64,
+    next_seq: u64,
+    carried: usize,
+    totals: Totals,
+}
+
+impl Capture {
+    /// A core without connections and without a batch.
+    pub fn new(config: Config) -> Self {
+        Self {
+            conns: Slab::new(),
+            deadlines: Deadlines::default(),
+            shutdown: Shutdown::new(config.drain),
+            batch: None,
+            batch_serial: 0,
+            next_seq: 0,
+            carried: 0,
+            totals: Totals::default(),
+            config,
+        }
+    }
+
+    // --- batches ---------------------------------------------------------------------------------
+
+    /// Takes an empty batch to record into. The last one must have been taken away.
+    pub fn handle_batch(&mut self, mut batch: Batch) {
+        debug_assert!(self.batch.is_none());
+        batch.start_at(self.next_seq);
+        self.batch_serial += 1;
+        self.batch = Some(batch);
+    }
+
+    /// Gives the batch away if anything is recorded in it.
+    pub fn poll_batch(&mut self) -> Option<Batch> {
+        self.batch.take_if(|batch| !batch.is_empty())
+    }
+
+    /// Whether there is a batch with records in it.
+    pub fn has_records(&self) -> bool {
+        self.batch.as_ref().is_some_and(|batch| !batch.is_empty())
+    }
+
+    /// Whether there is a batch, and room in it for the next event, of the connection at `slot` or
+    /// of none.
+    pub fn has_room(&self, slot: Option<Slot>) -> bool {
+        let carried = slot.map_or(0, |slot| self.conns[slot.0].carried());
+        self.batch.as_ref().is_some_and(|batch| {
+            batch.spare_heads() >= HEADS_A_STEP && batch.spare_len() >= carried + READ_MIN
+        })
+    }
+
+    // --- the run ---------------------------------------------------------------------------------
+
+    /// The run begins. Recorded before all else.
+    pub fn handle_start(&mut self, start: Start, now: Timestamp) {
+        debug_assert!(self.next_seq == 0 && self.has_room(None));
+        if let Some(batch) = &mut self.batch {
+            batch.push_start(now, start);
+            self.count(1);
+        }
+    }
+
+    /// The run ends: every connection has been closed.
+    pub fn handle_end(&mut self, now: Timestamp) {
+        debug_assert!(self.conns.is_empty() && self.has_room(None));
+        if let Some(batch) = &mut self.batch {
+            batch.push_end(now, EndReason::Shutdown);
+            self.count(1);
+        }
+    }
+
+    // --- connections -----------------------------------------------------------------------------
+
+    /// Whether one more connection may be opened.
+    pub fn may_open(&self) -> bool {
+        self.conns.len() < self.config.max_conns
+            && matches!(self.shutdown.phase(), Phase::Running | Phase::Draining)
+    }
+
+    /// A connection was opened, from `peer` to `local`.
+    pub fn handle_open(&mut self, peer: &str, local: &str, now: Timestamp) -> Slot {
+        debug_assert!(self.may_open() && self.has_room(None));
+        self.totals.opened += 1;
+        self.totals.open += 1;
+        let endpoints = Endpoints {
+            conn: ConnId(self.totals.opened),
+            peer: peer.into(),
+            local: local.into(),
+        };
+        let mut conn = Connection::new(endpoints, now);
+        if let Some(batch) = &mut self.batch {
+            let index = conn.index_in(batch, self.batch_serial);
+            batch.push_open(now, index);
+            self.count(1);
+        }
+        let (id, due) = (conn.endpoints.conn, due_us(&self.config, &conn));
+        let slot = Slot(self.conns.insert(conn));
+        if let Some(due) = due {
+            self.deadlines.insert(due, slot, id);
+        }
+        slot
+    }
+
+    /// Where the next bytes of this connection are read to: at most [`READ_MAX`], at least
+    /// [`READ_MIN`] bytes. Empty without [`Capture::has_room`].
+    pub fn read_buffer(&mut self, slot: Slot) -> &mut [u8] {
+        // Room is left in front for the line that these bytes may end, so that it comes to lie in
+        // one piece and only then is copied: a line that comes a byte at a time costs a byte each.
+        let carried = self.conns[slot.0].carried();
+        let Some(batch) = &mut self.batch else {
+            return &mut [];
+        };
+        let spare = batch.spare();
+        let end = spare.len().min(carried + READ_MAX);
+        spare.get_mut(carried..end).unwrap_or_default()
+    }
+
+    /// The first `len` bytes of [`Capture::read_buffer`] came in.
+    pub fn handle_read(&mut self, slot: Slot, len: usize, now: Timestamp) {
+        debug_assert!(len > 0 && self.has_room(Some(slot)));
+        let Some(batch) = &mut self.batch else { return };
+        let conn = &mut self.conns[slot.0];
+        conn.active_us = now.elapsed_us;
+        let carried = conn.carried();
+        // What is carried is not in the arena yet, but its place is, and `whole` looks only behind it.
+        let region = &batch.spare()[..carried + len];
+        let whole = self.config.framing.whole(region, carried);
+        let before = conn.carry_cost();
+        if whole > 0 {
+            conn.unload_carry(batch.spare());
+            conn.extend_carry(&batch.spare()[whole..carried + len]);
+            let records = conn.record_incoming(batch, self.batch_serial, whole, now);
+            self.totals.bytes += whole as u64;
+            self.count(records);
+        } else {
+            conn.extend_carry(&region[carried..]);
+        }
+        self.carried = self.carried - before + self.conns[slot.0].carry_cost();
+        if self.carried > self.config.carry_limit {
+            self.record_carry(slot, now);
+        }
+    }
+
+    /// The peer ended its direction.
+    pub fn handle_eof(&mut self, slot: Slot, now: Timestamp) {
+        debug_assert!(self.has_room(Some(slot)));
+        self.record_carry(slot, now);
+        if let Some(batch) = &mut self.batch {
+            let index = self.conns[slot.0].index_in(batch, self.batch_serial);
+            batch.push_eof(now, index, Direction::In);
+            self.count(1);
+        }
+    }
+
+    /// The connection is closed. Its slot is free.
+    pub fn handle_close(&mut self, slot: Slot, reason: CloseReason, now: Timestamp) {
+        debug_assert!(self.batch.is_some());
+        self.record_carry(slot, now);
+        let mut conn = self.conns.remove(slot.0);
+        self.carried -= conn.carry_cost();
+        self.totals.open -= 1;
+        if let Some(batch) = &mut self.batch {
+            let index = conn.index_in(batch, self.batch_serial);
+            batch.push_close(now, index, conn.close(reason, now));
+            self.count(1);
+        }
+    }
+
+    /// Records a line whose end has not come, as far as it goes.
+    fn record_carry(&mut self, slot: Slot, now: Timestamp) {
+        let conn = &mut self.conns[slot.0];
+        let carried = conn.carried();
+        let Some(batch) = self.batch.as_mut().filter(|_| carried > 0) else {
+            return;
+        };
+        self.carried -= conn.carry_cost();
+        conn.unload_carry(batch.spare());
+        self.carried += conn.carry_cost();
+        let records = conn.record_incoming(batch, self.batch_serial, carried, now);
+        self.totals.bytes += carried as u64;
+        self.count(records);
+    }
+
+    // --- time ------------------------------------------------------------------------------------
+
+    /// When to call next, in microseconds since the start of the run: then [`Capture::poll_expired`]
+    /// or [`Shutdown::handle_timeout`] may have something to do.
+    pub fn deadline_us(&self) -> Option<u64> {
+        let shutdown = self.shutdown.deadline_us();
+        shutdown.into_iter().chain(self.deadlines.next()).min()
+    }
+
+    /// A connection whose time is over, and why. Told until it is closed.
+    pub fn poll_expired(&mut self, now: Timestamp) -> Option<(Slot, CloseReason)> {
+        let (conns, config) = (&self.conns, &self.config);
+        let slot = self.deadlines.expired(now.elapsed_us, |slot, id| {
+            let conn = conns.get(slot.0).filter(|conn| conn.endpoints.conn == id)?;
+            due_us(config, conn)
+        })?;
+        let conn = &conns[slot.0];
+        let is_old = age_us(config, conn).is_some_and(|due| due <= now.elapsed_us);
+        let reason = if is_old {
+            CloseReason::Limit
+        } else {
+            CloseReason::IdleTimeout
+        };
+        Some((slot, reason))
+    }
+
+    // --- what it knows ---------------------------------------------------------------------------
+
+    /// What was captured so far.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    fn count(&mut self, records: u64) {
+        self.totals.records += records;
+        self.next_seq += records;
+    }
+}
+
+fn age_us(config: &Config, conn: &Connection) -> Option<u64> {
+    let age = config.max_age?;
+    Some(conn.opened_us.saturating_add(micros(age)))
+}
+
+/// When the connection is to be closed if nothing more comes.
+fn due_us(config: &Config, conn: &Connection) -> Option<u64> {
+    let idle = config
+        .idle_timeout
+        .map(|idle| conn.active_us.saturating_add(micros(idle)));
+    idle.into_iter().chain(age_us(config, conn)).min()
+}

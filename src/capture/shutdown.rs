@@ -1,0 +1,176 @@
+//! How a run ends: `Running → Draining → Flushing → Done`.
+//!
+//! Draining reads what the kernel has already taken from the peers, flushing waits until the outputs
+//! have written it. Both share one deadline. A second signal, or the deadline, ends the run where it
+//! stands, and it is then said to be unfinished.
+
+use std::time::Duration;
+
+/// How far the end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It has not begun.
+    Running,
+    /// No new peers; what the kernel holds is being read.
+    Draining,
+    /// Everything is recorded; the outputs are writing it.
+    Flushing,
+    /// It is over.
+    Done(Ending),
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All that the kernel had taken was read and written.
+    Whole,
+    /// The deadline passed first.
+    DeadlinePassed,
+    /// A second signal came first.
+    Interrupted,
+}
+
+/// A second signal within this time of the first is the same wish told twice: `timeout(1)` signals
+/// its child and then the child's whole process group, a terminal and a supervisor may both speak.
+pub const SAME_SIGNAL: Duration = Duration::from_millis(250);
+
+/// The machine. Times are microseconds since the start of the run.
+#[derive(Debug)]
+pub struct Shutdown {
+    phase: Phase,
+    drain: Duration,
+    began_us: u64,
+}
+
+impl Shutdown {
+    /// Gives draining and flushing `drain` in all.
+    pub fn new(drain: Duration) -> Self {
+        Self {
+            phase: Phase::Running,
+            drain,
+            began_us: 0,
+        }
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// INT or TERM came.
+    pub fn handle_signal(&mut self, now_us: u64) {
+        match self.phase {
+            Phase::Running => {
+                self.phase = Phase::Draining;
+                self.began_us = now_us;
+            }
+            Phase::Draining | Phase::Flushing => {
+                if now_us >= self.began_us.saturating_add(micros(SAME_SIGNAL)) {
+                    self.phase = Phase::Done(Ending::Interrupted);
+                }
+            }
+            Phase::Done(_) => {}
+        }
+    }
+
+    /// Every peer that the kernel had let in was read to its end and recorded.
+    pub fn handle_drained(&mut self) {
+        if self.phase == Phase::Draining {
+            self.phase = Phase::Flushing;
+        }
+    }
+
+    /// Every output has written all that it was given, or has ended.
+    pub fn handle_flushed(&mut self) {
+        if self.phase == Phase::Flushing {
+            self.phase = Phase::Done(Ending::Whole);
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn handle_timeout(&mut self, now_us: u64) {
+        if self
+            .deadline_us()
+            .is_some_and(|deadline| now_us >= deadline)
+        {
+            self.phase = Phase::Done(Ending::DeadlinePassed);
+        }
+    }
+
+    /// When [`Shutdown::handle_timeout`] has something to do.
+    pub fn deadline_us(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Draining | Phase::Flushing => {
+                Some(self.began_us.saturating_add(micros(self.drain)))
+            }
+            Phase::Running | Phase::Done(_) => None,
+        }
+    }
+}
+
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone, Copy)]
+    enum Step {
+        Signal(u64),
+        Time(u64),
+        Drained,
+        Flushed,
+    }
+    use Step::{Drained, Flushed, Signal, Time};
+
+    /// Runs a script with a drain time of 5 s and times in milliseconds.
+    fn check(script: &[Step], expected: Phase) {
+        let mut shutdown = Shutdown::new(Duration::from_secs(5));
+        for step in script {
+            match *step {
+                Signal(ms) => shutdown.handle_signal(ms * 1000),
+                Time(ms) => shutdown.handle_timeout(ms * 1000),
+                Drained => shutdown.handle_drained(),
+                Flushed => shutdown.handle_flushed(),
+            }
+        }
+        assert_eq!(shutdown.phase(), expected);
+    }
+
+    #[test]
+    fn a_signal_drains_then_flushes_then_ends() {
+        check(&[Time(100_000), Drained, Flushed], Phase::Running);
+        check(&[Signal(10)], Phase::Draining);
+        check(&[Signal(10), Time(5009), Flushed], Phase::Draining);
+        check(&[Signal(10), Drained], Phase::Flushing);
+        check(&[Signal(10), Drained, Flushed], Phase::Done(Ending::Whole));
+        check(
+            &[Signal(10), Drained, Flushed, Time(9999)],
+            Phase::Done(Ending::Whole),
+        );
+    }
+
+    #[test]
+    fn the_deadline_ends_it_in_either_phase() {
+        check(
+            &[Signal(10), Time(5010)],
+            Phase::Done(Ending::DeadlinePassed),
+        );
+        check(
+            &[Signal(10), Drained, Time(5010), Flushed],
+            Phase::Done(Ending::DeadlinePassed),
+        );
+    }
+
+    #[test]
+    fn a_second_signal_ends_it_unless_it_is_the_first_told_twice() {
+        check(&[Signal(10), Signal(10), Signal(259)], Phase::Draining);
+        check(&[Signal(10), Signal(260)], Phase::Done(Ending::Interrupted));
+        check(
+            &[Signal(10), Drained, Signal(300)],
+            Phase::Done(Ending::Interrupted),
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! The command line: what was typed, what is meant by it, and what is said back.
+//!
+//! [`args`] is clap's tree and nothing else; [`plan`] turns what was typed into a validated
+//! [`engine::Config`], with strings ending there; [`report`] gives every notice its words.
+
+pub mod args;
+mod plan;
+mod report;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::engine::{self, Outcome};
+use args::{Args, Command};
+use report::Reporter;
+
+/// Exit statuses, beside 0 for success.
+mod status {
+    /// It could not be done.
+    pub(super) const FAILURE: u8 = 1;
+    /// It was not understood. clap uses the same.
+    pub(super) const USAGE: u8 = 2;
+    /// It ended, but not everything is in the outputs.
+    pub(super) const NOT_WHOLE: u8 = 3;
+}
+
+/// Runs the program with these arguments, the program's name first.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are "errors" too; a closed pipe is nothing to complain of.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(status::USAGE));
+        }
+    };
+    let Command::Listen(listen) = args.command;
+    let plan = match plan::listen(&listen) {
+        Ok(plan) => plan,
+        Err(error) => return fail(&error, status::USAGE),
+    };
+    let reporter = Reporter::new(listen.quiet, plan.outputs.len());
+    match engine::run(&plan, &reporter.into_notify()) {
+        Ok(Outcome::Whole) => ExitCode::SUCCESS,
+        Ok(Outcome::NotWhole) => ExitCode::from(status::NOT_WHOLE),
+        Err(error) => fail(&error, status::FAILURE),
+    }
+}
+
+fn fail(error: &dyn fmt::Display, status: u8) -> ExitCode {
+    report::say(error);
+    ExitCode::from(status)
+}

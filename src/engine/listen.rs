@@ -1,0 +1,357 @@
+//! Listening sockets: bound, accepted from, brought to rest.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::net::{TcpListener, UnixListener};
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+
+use super::address::{Address, shown};
+use super::stream::{self, drop_all_packets};
+
+/// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// A peer that vanished without a word is noticed after `60 + 4 × 15` seconds: accepted sockets
+/// inherit this from the listener, at no call each.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// Why an address could not be listened on.
+#[derive(Debug)]
+pub struct ListenError {
+    address: String,
+    error: io::Error,
+    step: Step,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Resolve,
+    Bind,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cause = crate::notice::describe(&self.error);
+        let (address, hint) = (&self.address, self.hint());
+        match self.step {
+            Step::Resolve => write!(f, "cannot resolve {address}: {cause}"),
+            Step::Bind => write!(f, "cannot listen on {address}: {cause}{hint}"),
+        }
+    }
+}
+
+impl ListenError {
+    fn hint(&self) -> &'static str {
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => " (another program listens there; port 0 takes a free one)",
+            io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
+                " (the folder must be writable)"
+            }
+            io::ErrorKind::PermissionDenied => " (ports below 1024 need privileges)",
+            io::ErrorKind::AddrNotAvailable => " (no interface of this machine has it)",
+            _ => "",
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// A socket that is bound but does not listen yet: nobody can connect before the outputs are open.
+#[derive(Debug)]
+pub(super) struct BoundSocket {
+    socket: Socket,
+    name: String,
+    file: Option<SocketFile>,
+}
+
+/// The file of a Unix socket, removed when the socket is done with.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Somebody may have removed it already.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Binds every socket that `address` stands for: a name may have several addresses.
+pub(super) fn bind(address: &Address) -> Result<Vec<BoundSocket>, ListenError> {
+    let error = |name: String, step| {
+        move |error| ListenError {
+            address: name,
+            error,
+            step,
+        }
+    };
+    if let Address::Unix(path) = address {
+        let bound = bind_unix(path).map_err(error(address.to_string(), Step::Bind))?;
+        return Ok(vec![bound]);
+    }
+    let mut addresses = address
+        .resolve()
+        .map_err(error(address.to_string(), Step::Resolve))?;
+    if let Address::AnyInterface(_) = address {
+        // The IPv6 wildcard takes IPv4 peers as well, if there is IPv6 at all.
+        let [dual_stack, ipv4] = addresses[..] else {
+            unreachable!("every interface is the two wildcards");
+        };
+        let result = match bind_tcp(dual_stack) {
+            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4),
+            result => result,
+        };
+        let bound = result.map_err(error(address.to_string(), Step::Bind))?;
+        return Ok(vec![bound]);
+    }
+    let mut sockets: Vec<BoundSocket> = Vec::new();
+    for address in &mut addresses {
+        // With port 0 the kernel chooses once, and the other addresses of the name follow.
+        if let (0, Some(first)) = (address.port(), sockets.first()) {
+            address.set_port(first.port());
+        }
+        sockets.push(bind_tcp(*address).map_err(error(address.to_string(), Step::Bind))?);
+    }
+    Ok(sockets)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
+    )
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        None,
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // A restart must not wait for the last run's connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    socket.bind(&address.into())?;
+    let local = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(BoundSocket {
+        socket,
+        name: local.to_string(),
+        file: None,
+    })
+}
+
+fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
+    let address = SockAddr::unix(path)?;
+    let result = match socket.bind(&address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+            fs::remove_file(path)?;
+            socket.bind(&address)
+        }
+        result => result,
+    };
+    result?;
+    Ok(BoundSocket {
+        socket,
+        name: format!("unix:{}", path.display()),
+        file: Some(SocketFile(path.to_owned())),
+    })
+}
+
+/// Whether the file is a socket that nobody listens on: a run that was killed left it.
+fn is_abandoned(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl BoundSocket {
+    fn port(&self) -> u16 {
+        let local = self.socket.local_addr().ok();
+        local
+            .and_then(|local| local.as_socket())
+            .map_or(0, |local| local.port())
+    }
+
+    /// What it is called: with the port that the kernel gave.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Begins to listen.
+    pub(super) fn listen(self) -> Result<Listener, ListenError> {
+        if let Err(error) = self.socket.listen(BACKLOG) {
+            return Err(ListenError {
+                address: self.name,
+                error,
+                step: Step::Bind,
+            });
+        }
+        let socket = if self.file.is_some() {
+            ListenSocket::Unix(UnixListener::from_std(self.socket.into()))
+        } else {
+            ListenSocket::Tcp(TcpListener::from_std(self.socket.into()))
+        };
+        Ok(Listener {
+            socket,
+            name: self.name,
+            file: self.file,
+            may_accept: false,
+        })
+    }
+}
+
+#[derive(Debug)]
+enum ListenSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: ListenSocket,
+    name: String,
+    file: Option<SocketFile>,
+    /// Somebody may be waiting: set by the kernel's word, cleared by an accept that found nobody.
+    pub(super) may_accept: bool,
+}
+
+/// A connection that was accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) socket: stream::Socket,
+    pub(super) peer: String,
+    pub(super) local: String,
+}
+
+impl Listener {
+    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        match &mut self.socket {
+            ListenSocket::Tcp(tcp) => tcp.register(registry, token, Interest::READABLE),
+            ListenSocket::Unix(unix) => unix.register(registry, token, Interest::READABLE),
+        }
+    }
+
+    pub(super) fn accept(&self) -> io::Result<Accepted> {
+        match &self.socket {
+            ListenSocket::Tcp(tcp) => {
+                let (stream, peer) = tcp.accept()?;
+                Ok(Accepted {
+                    peer: shown(peer),
+                    // A peer that is gone already leaves its socket without an address.
+                    local: stream
+                        .local_addr()
+                        .map_or_else(|_| self.name.clone(), shown),
+                    socket: stream::Socket::Tcp(stream),
+                })
+            }
+            ListenSocket::Unix(unix) => {
+                let (stream, peer) = unix.accept()?;
+                // Clients of Unix sockets seldom have a name.
+                let peer = peer
+                    .as_pathname()
+                    .map_or(Path::new("").display(), Path::display);
+                Ok(Accepted {
+                    peer: format!("unix:{peer}"),
+                    local: self.name.clone(),
+                    socket: stream::Socket::Unix(stream),
+                })
+            }
+        }
+    }
+
+    /// Lets nobody new in, while those who are in the queue can still be accepted. Closing it
+    /// instead would reset them, and their bytes are acknowledged.
+    pub(super) fn quiet(&mut self) {
+        match &self.socket {
+            ListenSocket::Tcp(tcp) => {
+                // Where the kernel refuses, whoever comes between the last accept and the close is reset.
+                let _ = drop_all_packets(&SockRef::from(tcp));
+            }
+            ListenSocket::Unix(_) => self.file = None,
+        }
+        self.may_accept = true;
+    }
+}
+
+/// What to do about an accept that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Remedy {
+    /// Nobody is waiting.
+    Wait,
+    /// That peer is gone, or its network's error was handed to accept (accept(2), "Error
+    /// handling"): on to the next.
+    Next,
+    /// Something has run out. Those who wait keep waiting until a connection closes.
+    Rest,
+}
+
+impl Remedy {
+    pub(super) fn of(error: &io::Error) -> Self {
+        use Errno as E;
+        match Errno::from_io_error(error) {
+            Some(E::AGAIN) => Self::Wait,
+            Some(
+                E::INTR
+                | E::CONNABORTED
+                | E::PROTO
+                | E::PERM
+                | E::NETDOWN
+                | E::NOPROTOOPT
+                | E::HOSTDOWN
+                | E::NONET
+                | E::HOSTUNREACH
+                | E::OPNOTSUPP
+                | E::NETUNREACH
+                | E::TIMEDOUT,
+            ) => Self::Next,
+            // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever no manual names.
+            _ => Self::Rest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_accept_error_ends_or_spins() {
+        fn check(errno: Errno, expected: Remedy) {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(Remedy::of(&error), expected, "{error}");
+        }
+        check(Errno::AGAIN, Remedy::Wait);
+        check(Errno::CONNABORTED, Remedy::Next);
+        check(Errno::PERM, Remedy::Next);
+        for errno in [
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::INVAL,
+        ] {
+            check(errno, Remedy::Rest);
+        }
+    }
+}

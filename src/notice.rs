@@ -1,0 +1,132 @@
+//! What is said to a person, as values: rooms that work say *what* happened, the command line
+//! decides how it reads and whether it is said at all.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::record::Totals;
+
+/// Something a person should know.
+#[derive(Debug)]
+pub enum Notice {
+    /// Connections are accepted on this address. Scripts wait for it.
+    Listening(String),
+    /// Accepting rests after this error, and is tried again as connections close and time passes.
+    AcceptFailed(io::Error),
+    /// Stopping began: so many connections are still to be read.
+    Stopping {
+        /// Connections that are open.
+        open: u64,
+    },
+    /// The time to stop in has passed: what this many connections had sent may not be recorded.
+    DrainTimeout {
+        /// Connections that were not read to their end.
+        unread: u64,
+        /// Outputs that had not written everything.
+        unwritten: Vec<String>,
+    },
+    /// A second signal ended the run.
+    Interrupted,
+    /// An output cannot take bytes now. They are kept, and writing is tried again.
+    OutputStalled {
+        /// The output.
+        output: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// An output that had stalled goes on.
+    OutputResumed {
+        /// The output.
+        output: String,
+    },
+    /// An output failed and is given up.
+    OutputFailed {
+        /// The output.
+        output: String,
+        /// What was being done: `write`, `sync`.
+        action: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Whoever read this output has gone. The other outputs go on.
+    OutputClosed {
+        /// The output.
+        output: String,
+    },
+    /// The file could not be opened again; the one that is open is written on.
+    ReopenFailed {
+        /// The output.
+        output: String,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// A file that is appended to ends in the middle of a line.
+    TornEnd {
+        /// The output.
+        output: String,
+    },
+    /// How things stand, asked for or at the end.
+    Statistics(Statistics),
+}
+
+/// How things stand.
+#[derive(Clone, Debug)]
+pub struct Statistics {
+    /// Since the start of the run.
+    pub elapsed: Duration,
+    /// What was captured.
+    pub totals: Totals,
+    /// Bytes that batches hold, and may hold.
+    pub buffered: (usize, usize),
+    /// One entry an output.
+    pub outputs: Vec<OutputStatistics>,
+}
+
+/// How an output stands.
+#[derive(Clone, Debug)]
+pub struct OutputStatistics {
+    /// Its name.
+    pub name: String,
+    /// Bytes it has written.
+    pub written: u64,
+    /// Records that wait for it.
+    pub waiting: u64,
+}
+
+/// Where notices go. Called from any thread.
+#[derive(Clone)]
+pub struct Notify(Arc<dyn Fn(Notice) + Send + Sync>);
+
+impl Notify {
+    /// Hands every notice to `say`.
+    pub fn new(say: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(say))
+    }
+
+    /// Says it.
+    pub fn say(&self, notice: Notice) {
+        (self.0)(notice);
+    }
+}
+
+impl fmt::Debug for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Notify")
+    }
+}
+
+/// An I/O error in the kernel's words, in lower case and without its number.
+pub fn describe(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    // `Permission denied` becomes `permission denied`; `I/O error` stays.
+    match (chars.next(), chars.clone().next()) {
+        (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
+            first.to_lowercase().chain(chars).collect()
+        }
+        _ => text.to_owned(),
+    }
+}

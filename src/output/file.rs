@@ -1,0 +1,103 @@
+//! A file as a place to write to: appended, never truncated, opened anew on demand.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::codec::Audience;
+
+/// Captures hold what people sent, secrets among it: the owner alone may read them (less umask).
+const MODE: u32 = 0o600;
+
+#[derive(Debug)]
+pub(super) struct FilePlace {
+    path: PathBuf,
+    file: File,
+    created: bool,
+}
+
+impl FilePlace {
+    /// Opens it, or creates it where there is none.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        // Rust's standard library sets O_CLOEXEC. Twice at most: it may come or go in between.
+        let mut options = OpenOptions::new();
+        options.append(true).mode(MODE);
+        let (file, created) = match options.open(path) {
+            Ok(file) => (file, false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                (options.create(true).open(path)?, true)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            created,
+        })
+    }
+
+    /// Removes it if it was created by opening it: nothing has been written to it.
+    pub(super) fn discard(self) {
+        if self.created {
+            // What cannot be removed is empty, and the error that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Somebody may have named a terminal.
+    pub(super) fn audience(&self) -> Audience {
+        if self.file.is_terminal() {
+            Audience::Terminal
+        } else {
+            Audience::Program
+        }
+    }
+
+    /// Device and inode, where it is a regular file.
+    pub(super) fn file_id(&self) -> Option<(u64, u64)> {
+        regular_file_id(&self.file).ok().flatten()
+    }
+
+    /// Whether it ends in the middle of a line, as a crash leaves it. What cannot be read is taken
+    /// to end well.
+    pub(super) fn ends_torn(&self) -> bool {
+        let last_byte = || {
+            let file = File::open(&self.path)?;
+            let metadata = file.metadata()?;
+            let mut last = [b'\n'];
+            if metadata.is_file() && metadata.len() > 0 {
+                file.read_exact_at(&mut last, metadata.len() - 1)?;
+            }
+            io::Result::Ok(last[0])
+        };
+        last_byte().is_ok_and(|byte| byte != b'\n')
+    }
+
+    /// Opens the path anew. `None` where it still is the same file, or no regular file: a pipe or a
+    /// device has nothing to be moved away from.
+    pub(super) fn open_again(&self) -> io::Result<Option<Self>> {
+        if self.file_id().is_none() {
+            return Ok(None);
+        }
+        let new = Self::open(&self.path)?;
+        Ok(Some(new).filter(|new| new.file_id() != self.file_id()))
+    }
+
+    /// Forces what was written to the disk, where there is one.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if self.file_id().is_some() {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn regular_file_id(file: &File) -> io::Result<Option<(u64, u64)>> {
+    let metadata = file.metadata()?;
+    Ok((metadata.is_file()).then(|| (metadata.dev(), metadata.ino())))
+}
