@@ -1,5 +1,72 @@
-//! map to come
+//! wiretape captures what arrives on a TCP port: every byte, with its time, its connection and its
+//! peer, to standard output, files and NDJSON.
+//!
+//! This is the map of the program. The library exists for its binary and its tests; no promise is
+//! made about its interface. What is promised is the command line (`man wiretape`) and the capture
+//! format (`man 5 wiretape-capture`).
+//!
+//! # The way data flows
+//!
+//! ```text
+//! socket → engine reads into a Batch → capture core writes the record heads → router
+//!        → queue of each output → its worker: encoder → file, standard output
+//! ```
+//!
+//! # Vocabulary
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | *capture* | what is recorded of a run; also the file that holds it |
+//! | *run* | one life of the program, from its `start` record to its `end` |
+//! | *connection* | one TCP or Unix stream connection; [`record::ConnId`] names it within its run |
+//! | *peer*, *local* | the other end of a connection, and this end |
+//! | *chunk* | the bytes that one read returned |
+//! | *record* | one stored event: [`record::Record`] |
+//! | *frame*, *framing* | how a connection's bytes become `data` records: [`record::Framing`] |
+//! | *carry* | the beginning of a line whose end has not come |
+//! | *batch* | an arena of payload bytes, and the heads of records: [`record::batch::Batch`] |
+//! | *output* | a format and a place, with a thread and a queue: [`output::Output`] |
+//! | *segment* | one of the files that an output's run is spread over |
+//! | *gap* | records that an output missed, counted |
+//! | *drain* | reading what the kernel holds when the run is to end |
+//! | *notice* | something to be said to a person: [`notice::Notice`] |
+//!
+//! # Rooms, and who may know whom
+//!
+//! | room | owns | must not know |
+//! | --- | --- | --- |
+//! | [`record`] | what is recorded; batches and the one memory bound | I/O, clocks |
+//! | [`notice`] | what there is to say to a person | how it is said |
+//! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
+//! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
+//! | [`output`] | files and threads; writing, reopening, failing | sockets, clocks, `capture` |
+//! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
+//! | [`cli`] | what was typed, what it means, what is said | — |
+//!
+//! Imports go one way: `record ← notice`, `record ← codec`, `record ← capture`,
+//! `codec, notice, record ← output`, all of these `← engine`, everything `← cli`. A test
+//! (`tests/tidy`) reads the `use` lines and fails on a breach.
+//!
+//! # Invariants worth knowing before a change
+//!
+//! * **The buffer is the backpressure.** All payload bytes between a socket and an output lie in
+//!   batches of one [`record::batch::BatchPool`]. Where it has none to give, nothing is read, accepted
+//!   or closed, and TCP holds the senders.
+//! * **A batch leaves when it is full or an output is idle**, so that a lone byte is out at once and
+//!   a flood is written in large pieces. A small batch moves into memory of its own size first.
+//! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
+//!   until a read or an accept has found nothing more.
+//! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
+//!   and rings afterwards, the loop arms the bell first and looks afterwards.
+//! * **Numbers follow from places.** A batch knows the number of its first record and how many it
+//!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
+//!   the encoders split by.
+//! * **At the end the kernel is told first.** A filter that drops every packet makes what the peers
+//!   have had acknowledged a finite thing; it is read to its end, and the FIN behind it tells each
+//!   peer how much that was (`engine/stream.rs`).
+
 #![forbid(unsafe_code)]
+
 pub mod capture;
 pub mod cli;
 pub mod codec;

@@ -116,8 +116,12 @@ pub(super) fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// What is not printable ASCII, and `\`.
+fn is_special(byte: u8) -> bool {
+    (byte < 0x20) | (byte >= 0x7f) | (byte == b'\\')
+}
+
 fn escape_text(mut text: &str, out: &mut Vec<u8>) {
-    let is_special = |byte: u8| !(0x20..0x7f).contains(&byte) || byte == b'\\';
     loop {
         let (plain, rest) = text.split_at(plain_run(text.as_bytes(), is_special));
         out.extend_from_slice(plain.as_bytes());

@@ -5,25 +5,34 @@
 //! `wire` structs and `serde_json` would write is what this writes (DEL aside: see [`needs_escape`]).
 
 use super::super::Audience;
-use super::super::escape::{is_deceptive, plain_run, push_number};
+use super::super::escape::{BITS, is_deceptive, push_number, special_bits};
 use super::VERSION;
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::time::WallTimeText;
-use crate::record::{Close, CloseReason, Conn, Event, Record, Start};
+use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Start, Timestamp};
 
 /// Writes records as lines of the capture format.
+///
+/// Many records share their time (all lines of one read) or their connection with the one before,
+/// so both are kept as text.
 #[derive(Debug)]
 pub struct Encoder {
-    wall: WallTimeText,
     terminal: bool,
+    wall: WallTimeText,
+    /// `,"ts":…,"elapsed_us":…,"seq":` of this time.
+    time: (Option<Timestamp>, Vec<u8>),
+    /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
+    flow: (Option<(ConnId, String, Direction)>, Vec<u8>),
 }
 
 impl Encoder {
     /// For a terminal, C1 controls and format controls are escaped too; JSON would allow them.
     pub fn new(audience: Audience) -> Self {
         Self {
-            wall: WallTimeText::default(),
             terminal: audience != Audience::Program,
+            wall: WallTimeText::default(),
+            time: (None, Vec::new()),
+            flow: (None, Vec::new()),
         }
     }
 
@@ -37,10 +46,10 @@ impl Encoder {
                 payload,
                 partial,
             } => {
-                self.begin("data", None, record, out);
-                self.conn(conn, out);
-                key("dir", direction_name(*direction), out);
-                number("offset", *offset, out);
+                out.extend_from_slice(b"{\"type\":\"data\"");
+                self.moment(record, out);
+                self.flow(conn, *direction, out);
+                push_number(out, *offset);
                 number("len", payload.len() as u64, out);
                 self.payload(payload, out);
                 if *partial {
@@ -48,21 +57,26 @@ impl Encoder {
                 }
             }
             Event::Start(start) => {
-                self.begin("start", Some(VERSION), record, out);
+                out.extend_from_slice(b"{\"type\":\"start\"");
+                number("v", VERSION.into(), out);
+                self.moment(record, out);
                 self.start(start, out);
             }
             Event::Open { conn, local } => {
-                self.begin("open", None, record, out);
+                out.extend_from_slice(b"{\"type\":\"open\"");
+                self.moment(record, out);
                 self.conn(conn, out);
                 self.string("local", local, out);
             }
             Event::Eof { conn, direction } => {
-                self.begin("eof", None, record, out);
+                out.extend_from_slice(b"{\"type\":\"eof\"");
+                self.moment(record, out);
                 self.conn(conn, out);
-                key("dir", direction_name(*direction), out);
+                word("dir", direction_name(*direction), out);
             }
             Event::Close { conn, close } => {
-                self.begin("close", None, record, out);
+                out.extend_from_slice(b"{\"type\":\"close\"");
+                self.moment(record, out);
                 self.conn(conn, out);
                 self.close(close, out);
             }
@@ -71,31 +85,52 @@ impl Encoder {
                 bytes,
                 reason,
             } => {
-                self.begin("gap", None, record, out);
+                out.extend_from_slice(b"{\"type\":\"gap\"");
+                self.moment(record, out);
                 number("records", *records, out);
                 number("bytes", *bytes, out);
-                key("reason", gap_name(*reason), out);
+                word("reason", gap_name(*reason), out);
             }
             Event::End { reason } => {
-                self.begin("end", None, record, out);
-                key("reason", end_name(*reason), out);
+                out.extend_from_slice(b"{\"type\":\"end\"");
+                self.moment(record, out);
+                word("reason", end_name(*reason), out);
             }
         }
         out.extend_from_slice(b"}\n");
     }
 
-    fn begin(&mut self, kind: &str, v: Option<u32>, record: &Record<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.push(b'"');
-        if let Some(v) = v {
-            number("v", v.into(), out);
+    /// When it was, and its number.
+    fn moment(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        let (kept, text) = &mut self.time;
+        if *kept != Some(record.time) {
+            *kept = Some(record.time);
+            text.clear();
+            text.extend_from_slice(b",\"ts\":\"");
+            text.extend_from_slice(self.wall.render(record.time.wall));
+            text.push(b'"');
+            number("elapsed_us", record.time.elapsed_us, text);
+            begin_key("seq", text);
         }
-        out.extend_from_slice(b",\"ts\":\"");
-        out.extend_from_slice(self.wall.render(record.time.wall));
-        out.push(b'"');
-        number("elapsed_us", record.time.elapsed_us, out);
-        number("seq", record.seq, out);
+        out.extend_from_slice(text);
+        push_number(out, record.seq);
+    }
+
+    /// Whose bytes they are and which way they went, up to the number of the offset.
+    fn flow(&mut self, conn: &Conn<'_>, direction: Direction, out: &mut Vec<u8>) {
+        let is_kept = self.flow.0.as_ref().is_some_and(|(id, peer, kept)| {
+            (*id, peer.as_str(), *kept) == (conn.id, &conn.peer, direction)
+        });
+        if !is_kept {
+            let mut text = std::mem::take(&mut self.flow.1);
+            text.clear();
+            self.conn(conn, &mut text);
+            word("dir", direction_name(direction), &mut text);
+            begin_key("offset", &mut text);
+            let flow = (conn.id, conn.peer.as_ref().to_owned(), direction);
+            self.flow = (Some(flow), text);
+        }
+        out.extend_from_slice(&self.flow.1);
     }
 
     fn conn(&self, conn: &Conn<'_>, out: &mut Vec<u8>) {
@@ -104,7 +139,7 @@ impl Encoder {
     }
 
     fn start(&self, start: &Start, out: &mut Vec<u8>) {
-        key("run", &start.run.to_string(), out);
+        word("run", &start.run.to_string(), out);
         self.string("mode", &start.mode, out);
         out.extend_from_slice(b",\"listen\":[");
         for (nth, address) in start.listen.iter().enumerate() {
@@ -122,15 +157,15 @@ impl Encoder {
     }
 
     fn close(&self, close: &Close, out: &mut Vec<u8>) {
-        key("reason", close_name(&close.reason), out);
+        word("reason", close_name(&close.reason), out);
         if let CloseReason::Error(error) = &close.reason {
             self.string("error", error, out);
         }
         number("in_bytes", close.in_bytes, out);
         number("out_bytes", close.out_bytes, out);
-        key("in_crc32", &format!("{:08x}", close.in_crc32), out);
+        word("in_crc32", &format!("{:08x}", close.in_crc32), out);
         if let Some(crc) = close.out_crc32 {
-            key("out_crc32", &format!("{crc:08x}"), out);
+            word("out_crc32", &format!("{crc:08x}"), out);
         }
         number("duration_us", close.duration_us, out);
     }
@@ -178,7 +213,7 @@ fn begin_key(name: &str, out: &mut Vec<u8>) {
 }
 
 /// A key whose value is one of this program's own words or digits: nothing to escape.
-fn key(name: &str, value: &str, out: &mut Vec<u8>) {
+fn word(name: &str, value: &str, out: &mut Vec<u8>) {
     begin_key(name, out);
     out.push(b'"');
     out.extend_from_slice(value.as_bytes());
@@ -193,32 +228,46 @@ fn number(name: &str, value: u64, out: &mut Vec<u8>) {
 /// What JSON demands, and DEL, which jq (1.5 to 1.8) escapes too: a capture that went through
 /// `jq -c .` stays as it was.
 fn needs_escape(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f
+    (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f)
 }
 
-fn escape(mut bytes: &[u8], out: &mut Vec<u8>) {
-    loop {
-        let plain = plain_run(bytes, needs_escape);
-        out.extend_from_slice(&bytes[..plain]);
-        let Some(&special) = bytes.get(plain) else {
-            return;
-        };
-        bytes = &bytes[plain + 1..];
-        let short = match special {
-            b'"' => b'"',
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            0x08 => b'b',
-            0x0c => b'f',
-            _ => {
-                push_unicode_escape(special.into(), out);
-                continue;
-            }
-        };
-        out.extend_from_slice(&[b'\\', short]);
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    // What has been copied ends here; what is plain since then is copied as one run.
+    let mut copied = 0;
+    let mut escape_at = |at: usize, out: &mut Vec<u8>| {
+        out.extend_from_slice(&bytes[copied..at]);
+        copied = at + 1;
+        push_escape(bytes[at], out);
+    };
+    let mut blocks = bytes.chunks_exact(BITS);
+    for (nth, block) in blocks.by_ref().enumerate() {
+        let block = block.try_into().expect("it has that many bytes");
+        let mut bits = special_bits(block, needs_escape);
+        while bits != 0 {
+            escape_at(nth * BITS + bits.trailing_zeros() as usize, out);
+            bits &= bits - 1;
+        }
     }
+    let tail = bytes.len() - blocks.remainder().len();
+    for (nth, &byte) in blocks.remainder().iter().enumerate() {
+        if needs_escape(byte) {
+            escape_at(tail + nth, out);
+        }
+    }
+    out.extend_from_slice(&bytes[copied..]);
+}
+
+fn push_escape(byte: u8, out: &mut Vec<u8>) {
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        0x08 => b'b',
+        0x0c => b'f',
+        _ => return push_unicode_escape(byte.into(), out),
+    };
+    out.extend_from_slice(&[b'\\', short]);
 }
 
 fn push_unicode_escape(unit: u16, out: &mut Vec<u8>) {
