@@ -1,6 +1,9 @@
 //! What can be typed. Values that clap can check by themselves are checked here, by their types;
 //! what depends on several of them is checked in `plan`.
 
+// The comments here are the help text, where brackets are brackets.
+#![allow(rustdoc::broken_intra_doc_links)]
+
 use std::time::Duration;
 
 use bytesize::ByteSize;

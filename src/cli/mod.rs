@@ -1,7 +1,7 @@
 //! The command line: what was typed, what is meant by it, and what is said back.
 //!
-//! [`args`] is clap's tree and nothing else; [`plan`] turns what was typed into a validated
-//! [`engine::Config`], with strings ending there; [`report`] gives every notice its words.
+//! [`args`] is clap's tree and nothing else; `plan` turns what was typed into a validated
+//! [`engine::Config`], with strings ending there; `report` gives every notice its words.
 
 pub mod args;
 mod plan;

@@ -1,0 +1,218 @@
+//! The model: what must stand in the record, kept beside the core by the simplest means there are.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use wiretape::record::{
+    Close, CloseReason, Conn, Direction, EndReason, Event, Framing, Record, Timestamp,
+};
+
+/// What a connection did, as the model saw it.
+#[derive(Debug, Default)]
+pub struct Story {
+    peer: String,
+    opened_us: u64,
+    pub bytes: Vec<u8>,
+    pub has_eof: bool,
+    pub closed: Option<(CloseReason, u64)>,
+    // What was found in the record so far.
+    found: Vec<u8>,
+    found_eof: bool,
+    found_close: bool,
+}
+
+impl Story {
+    pub fn new(peer: String, opened_us: u64) -> Self {
+        Self {
+            peer,
+            opened_us,
+            ..Self::default()
+        }
+    }
+}
+
+/// All connections of a run, by number, and the order of their records.
+#[derive(Debug)]
+pub struct Ledger {
+    framing: Framing,
+    /// Whether unfinished lines may have been recorded early, for want of memory.
+    may_cut_early: bool,
+    pub stories: BTreeMap<u64, Story>,
+    next_seq: u64,
+    last_us: u64,
+    last_opened: u64,
+    has_ended: bool,
+}
+
+impl Ledger {
+    pub fn new(framing: Framing, may_cut_early: bool) -> Self {
+        Self {
+            framing,
+            may_cut_early,
+            stories: BTreeMap::new(),
+            next_seq: 0,
+            last_us: 0,
+            last_opened: 0,
+            has_ended: false,
+        }
+    }
+
+    /// Checks the next record that an output was given.
+    pub fn check(&mut self, record: &Record<'_>, seen: &mut Coverage) {
+        assert_eq!(record.seq, self.next_seq, "a hole or a repetition");
+        assert!(!self.has_ended, "{record:?} behind the end");
+        assert!(record.time.elapsed_us >= self.last_us, "time ran backwards");
+        self.next_seq += 1;
+        self.last_us = record.time.elapsed_us;
+        match &record.event {
+            Event::Start(_) => assert_eq!(record.seq, 0),
+            Event::Open { conn, .. } => {
+                assert_eq!(
+                    conn.id.0,
+                    self.last_opened + 1,
+                    "ids follow the order of opening"
+                );
+                self.last_opened += 1;
+                self.live(conn);
+            }
+            Event::Data {
+                conn,
+                direction,
+                offset,
+                payload,
+                partial,
+            } => {
+                assert_eq!(*direction, Direction::In);
+                self.check_framing(payload, *partial, seen);
+                let story = self.live(conn);
+                assert!(!story.found_eof, "bytes behind the end of the direction");
+                assert_eq!(*offset, story.found.len() as u64);
+                story.found.extend_from_slice(payload);
+            }
+            Event::Eof { conn, .. } => {
+                let story = self.live(conn);
+                assert!(story.has_eof && !story.found_eof);
+                story.found_eof = true;
+            }
+            Event::Close { conn, close } => self.check_close(record.time, conn, close),
+            Event::Gap { .. } => panic!("the core never leaves out a record"),
+            Event::End { reason } => {
+                assert_eq!(*reason, EndReason::Shutdown);
+                self.has_ended = true;
+            }
+        }
+    }
+
+    fn live(&mut self, conn: &Conn<'_>) -> &mut Story {
+        assert!(conn.id.0 <= self.last_opened, "a record before its open");
+        let story = self
+            .stories
+            .get_mut(&conn.id.0)
+            .expect("the model knows it");
+        assert_eq!(story.peer, conn.peer);
+        assert!(!story.found_close, "a record behind its close");
+        story
+    }
+
+    fn check_framing(&self, payload: &[u8], partial: bool, seen: &mut Coverage) {
+        assert!(!payload.is_empty());
+        let Framing::Line { max } = self.framing else {
+            return assert!(!partial);
+        };
+        let newlines = payload.iter().filter(|&&byte| byte == b'\n').count();
+        assert!(payload.len() <= max);
+        assert_eq!(newlines, usize::from(!partial), "one line, whole or not");
+        assert_eq!(payload.ends_with(b"\n"), !partial);
+        seen.partial |= partial;
+        seen.early_cut |= partial && self.may_cut_early && payload.len() < max;
+    }
+
+    fn check_close(&mut self, time: Timestamp, conn: &Conn<'_>, close: &Close) {
+        let story = self.live(conn);
+        story.found_close = true;
+        let (reason, at_us) = story.closed.clone().expect("the model closed it too");
+        assert_eq!((&close.reason, time.elapsed_us), (&reason, at_us));
+        assert_eq!(story.found, story.bytes, "not the bytes that came");
+        assert_eq!(story.found_eof, story.has_eof);
+        let expected = Close {
+            reason,
+            in_bytes: story.bytes.len() as u64,
+            out_bytes: 0,
+            in_crc32: crc32(&story.bytes),
+            out_crc32: None,
+            duration_us: at_us - story.opened_us,
+        };
+        assert_eq!(*close, expected);
+    }
+
+    /// Checks that everything was found, when the run is over and the outputs have all.
+    pub fn check_end(&self) {
+        assert!(self.has_ended, "no end record");
+        assert_eq!(self.last_opened, self.stories.len() as u64);
+        for story in self.stories.values() {
+            assert!(story.found_close, "never closed: {story:?}");
+        }
+    }
+}
+
+/// CRC-32 as IEEE 802.3 has it, bit by bit: slow, and not the crate that the core uses.
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut crc = !0u32;
+    for &byte in bytes {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    !crc
+}
+
+/// A record that went through the capture format and back.
+pub fn through_ndjson(record: &Record<'_>, line: &mut Vec<u8>) -> Record<'static> {
+    use wiretape::codec::{Audience, ndjson};
+    line.clear();
+    ndjson::Encoder::new(Audience::Program).encode(record, line);
+    let mut reader = ndjson::Reader::new("simulation", line.as_slice());
+    let read = reader.next_record().expect("it can be read");
+    let read = read.expect("there is a record").into_owned();
+    if let (Event::Data { payload, .. }, Event::Data { payload: back, .. }) =
+        (&record.event, &read.event)
+    {
+        assert_eq!(Cow::as_ref(payload), Cow::as_ref(back));
+    }
+    assert_eq!(&read, record);
+    read
+}
+
+/// Which places the seeds came to.
+#[derive(Debug, Default)]
+pub struct Coverage {
+    pub starved: bool,
+    pub full: bool,
+    pub at_max_conns: bool,
+    pub partial: bool,
+    pub early_cut: bool,
+    pub idle_timeout: bool,
+    pub max_age: bool,
+    pub wall_backwards: bool,
+    pub drained: bool,
+    pub deadline_passed: bool,
+    pub interrupted: bool,
+}
+
+impl Coverage {
+    pub fn check(&self) {
+        let all = self.starved
+            && self.full
+            && self.at_max_conns
+            && self.partial
+            && self.early_cut
+            && self.idle_timeout
+            && self.max_age
+            && self.wall_backwards
+            && self.drained
+            && self.deadline_passed
+            && self.interrupted;
+        assert!(all, "some places were never come to: {self:?}");
+    }
+}
