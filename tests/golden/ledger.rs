@@ -16,14 +16,14 @@ pub(crate) struct Ledger {
     run: Option<RunId>,
     next_seq: u64,
     elapsed_us: u64,
-    open: HashMap<ConnId, Session>,
+    open: HashMap<ConnId, Account>,
     closed: HashSet<ConnId>,
     /// Bytes that gaps have told of and that no connection has missed yet.
     missing: u64,
 }
 
 #[derive(Debug, Default)]
-struct Session {
+struct Account {
     peer: String,
     opened_us: Option<u64>,
     incoming: Flow,
@@ -105,7 +105,7 @@ impl Ledger {
                 payload,
                 ..
             } => self.data(conn, *direction, *offset, payload),
-            Event::Eof { conn, .. } => self.session(conn).map(|_| ()),
+            Event::Eof { conn, .. } => self.account(conn).map(|_| ()),
             Event::Close { conn, close } => self.close(conn, close, record.time),
             Event::Gap { bytes, .. } => {
                 self.missing += bytes;
@@ -151,14 +151,14 @@ impl Ledger {
     }
 
     fn open(&mut self, conn: &Conn<'_>, time: Timestamp) -> Result<(), String> {
-        let session = Session {
+        let account = Account {
             peer: conn.peer.to_string(),
             opened_us: Some(time.elapsed_us),
             incoming: Flow::whole(),
             outgoing: Flow::whole(),
         };
         let is_new = !self.closed.contains(&conn.id);
-        match self.open.insert(conn.id, session) {
+        match self.open.insert(conn.id, account) {
             None if is_new => Ok(()),
             _ => Err(format!("connection {} opened twice", conn.id)),
         }
@@ -166,18 +166,18 @@ impl Ledger {
 
     /// The connection that a record speaks of; a new one where the record that opened it is not
     /// there.
-    fn session(&mut self, conn: &Conn<'_>) -> Result<&mut Session, String> {
+    fn account(&mut self, conn: &Conn<'_>) -> Result<&mut Account, String> {
         if self.closed.contains(&conn.id) {
             return Err(format!("connection {} is closed", conn.id));
         }
-        let session = self.open.entry(conn.id).or_insert_with(|| Session {
+        let account = self.open.entry(conn.id).or_insert_with(|| Account {
             peer: conn.peer.to_string(),
-            ..Session::default()
+            ..Account::default()
         });
-        if session.peer != conn.peer {
-            return Err(format!("connection {} is {}'s", conn.id, session.peer));
+        if account.peer != conn.peer {
+            return Err(format!("connection {} is {}'s", conn.id, account.peer));
         }
-        Ok(session)
+        Ok(account)
     }
 
     fn data(
@@ -187,10 +187,10 @@ impl Ledger {
         offset: u64,
         payload: &[u8],
     ) -> Result<(), String> {
-        let session = self.session(conn)?;
+        let account = self.account(conn)?;
         let flow = match direction {
-            Direction::In => &mut session.incoming,
-            Direction::Out => &mut session.outgoing,
+            Direction::In => &mut account.incoming,
+            Direction::Out => &mut account.outgoing,
         };
         let hole = flow.skip_to(offset)?;
         flow.add(payload);
@@ -198,15 +198,15 @@ impl Ledger {
     }
 
     fn close(&mut self, conn: &Conn<'_>, close: &Close, time: Timestamp) -> Result<(), String> {
-        self.session(conn)?;
+        self.account(conn)?;
         self.closed.insert(conn.id);
-        let mut session = self.open.remove(&conn.id).unwrap_or_default();
-        let hole = session.incoming.skip_to(close.in_bytes)?
-            + session.outgoing.skip_to(close.out_bytes)?;
+        let mut account = self.open.remove(&conn.id).unwrap_or_default();
+        let hole = account.incoming.skip_to(close.in_bytes)?
+            + account.outgoing.skip_to(close.out_bytes)?;
         self.miss(hole)?;
-        session.incoming.settle(Some(close.in_crc32))?;
-        session.outgoing.settle(close.out_crc32)?;
-        match session.opened_us {
+        account.incoming.settle(Some(close.in_crc32))?;
+        account.outgoing.settle(close.out_crc32)?;
+        match account.opened_us {
             Some(opened_us) if time.elapsed_us - opened_us != close.duration_us => {
                 Err(format!("{} µs long", time.elapsed_us - opened_us))
             }

@@ -50,6 +50,8 @@ pub struct World {
     line: Vec<u8>,
     is_starved: bool,
     checks_format: bool,
+    /// Peers send far more than the outputs take.
+    is_flood: bool,
 }
 
 impl World {
@@ -103,6 +105,7 @@ impl World {
             line: Vec::new(),
             is_starved: false,
             checks_format: rng.u8(0..4) == 0,
+            is_flood: framing == Framing::Chunk && rng.u8(0..8) == 0,
             rng,
         }
     }
@@ -131,6 +134,7 @@ impl World {
             48..78 => self.read(seen),
             78..83 => self.finish_peer(),
             83..90 => self.pass_time(seen),
+            90..95 if self.is_flood => self.outputs[0].is_stalled = true,
             90..95 => self.toggle_stall(),
             _ => self.send_if_idle(),
         }
@@ -323,6 +327,7 @@ impl World {
             return;
         }
         let len = match self.rng.u8(0..4) {
+            _ if self.is_flood => self.rng.usize(10_000..60_000),
             0 => 1,
             1 => self.rng.usize(1..40),
             2 => self.rng.usize(1..2_000),
