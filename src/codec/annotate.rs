@@ -4,7 +4,7 @@
 //! ```text
 //! 2026-11-22T12:02:59.907656Z #3 192.0.2.9:50122 * connected to 192.0.2.1:1234
 //! 2026-11-22T12:02:59.907682Z #3 192.0.2.9:50122 > hi\r\n
-//! 2026-11-22T12:03:01.204200Z #3 192.0.2.9:50122 * closed: eof, 4 bytes in, 0 bytes out, 1s 296ms
+//! 2026-11-22T12:03:01.204200Z #3 192.0.2.9:50122 * closed: eof, 4 bytes in, 0 bytes out, 1s 296ms 544us
 //! ```
 //!
 //! The arrow tells which way the bytes went, seen from the peer's name: `>` it sent them, `<` they
@@ -118,7 +118,7 @@ pub(super) fn escape_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 
 /// What is not printable ASCII, and `\`.
 fn is_special(byte: u8) -> bool {
-    (byte < 0x20) | (byte >= 0x7f) | (byte == b'\\')
+    !(0x20..0x7f).contains(&byte) | (byte == b'\\')
 }
 
 fn escape_text(mut text: &str, out: &mut Vec<u8>) {

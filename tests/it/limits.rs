@@ -1,0 +1,180 @@
+//! Addresses and limits: what is listened on, and what happens when connections are too many or too
+//! old.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
+
+use wiretape::record::{Close, CloseReason, Event};
+
+use crate::tape::{Ended, Tape, end, eventually, listen_command, program, records};
+
+fn closes(ended: &Ended) -> Vec<Close> {
+    let close = |record: wiretape::record::Record<'static>| match record.event {
+        Event::Close { close, .. } => Some(close.into_owned()),
+        _ => None,
+    };
+    records(&ended.path("a.ndjson"))
+        .into_iter()
+        .filter_map(close)
+        .collect()
+}
+
+#[test]
+fn an_ipv4_peer_of_a_dual_stack_socket_is_shown_as_ipv4() {
+    let tape = Tape::listen(&["0", "-o", "a.ndjson"]);
+    let port = tape.addresses[0]
+        .rsplit(':')
+        .next()
+        .expect("it has a port")
+        .to_owned();
+    let mut peers = Vec::new();
+    for host in ["127.0.0.1", "[::1]"] {
+        // A machine may be without IPv6.
+        if let Ok(stream) = TcpStream::connect(format!("{host}:{port}")) {
+            peers.push((
+                stream.local_addr().expect("it is connected").to_string(),
+                format!("{host}:{port}"),
+            ));
+            end(stream);
+        }
+    }
+    let ended = tape.stop();
+    let opened: Vec<_> = records(&ended.path("a.ndjson"))
+        .into_iter()
+        .filter_map(|record| match record.event {
+            Event::Open { conn, local } => Some((conn.peer.into_owned(), local.into_owned())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(opened, peers);
+    assert!(opened[0].0.starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn several_addresses_feed_one_capture() {
+    let tape = Tape::listen(&["127.0.0.1:0", "127.0.0.1:0", "unix:socket", "-o", "a.bin"]);
+    assert_eq!(tape.addresses.len(), 3);
+    for address in &tape.addresses[..2] {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.write_all(b"tcp ").expect("it reads");
+        end(stream);
+    }
+    let mut stream = UnixStream::connect(tape.path("socket")).expect("it listens");
+    stream.write_all(b"unix").expect("it reads");
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+    assert_eq!(tape.stop().read("a.bin"), b"tcp tcp unix");
+}
+
+#[test]
+fn an_abandoned_unix_socket_is_replaced_and_one_in_use_is_not() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("socket");
+    let live = UnixListener::bind(&path).expect("the folder is writable");
+    let address = format!("unix:{}", path.display());
+    let refused = listen_command(&[&address]).output().expect("it starts");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("address already in use"));
+    drop(live);
+    assert!(path.exists(), "std leaves the file");
+    let tape = Tape::listen(&[&address, "-o", "a.bin"]);
+    assert_eq!(tape.stop().status, Some(0));
+}
+
+#[test]
+fn peers_beyond_the_limit_wait_and_are_served() {
+    let tape = Tape::listen(&["-o", "a.ndjson", "--max-conns", "2"]);
+    let streams: Vec<_> = (0..6).map(|_| tape.connect()).collect();
+    for mut stream in streams {
+        stream.write_all(b"hello").expect("the kernel takes it");
+        end(stream);
+    }
+    let ended = tape.stop();
+    let closes = closes(&ended);
+    assert_eq!(closes.len(), 6);
+    assert!(closes.iter().all(|close| close.in_bytes == 5));
+    let mut open = 0;
+    for record in records(&ended.path("a.ndjson")) {
+        match record.event {
+            Event::Open { .. } => open += 1,
+            Event::Close { .. } => open -= 1,
+            _ => {}
+        }
+        assert!(open <= 2);
+    }
+}
+
+#[test]
+fn peers_wait_while_descriptors_have_run_out() {
+    // More connections are allowed than the limit has room for, so accept meets EMFILE.
+    let Some(prlimit) = program("prlimit") else {
+        return;
+    };
+    let inner = listen_command(&["-o", "a.ndjson", "--max-conns", "1000"]);
+    let mut command = Command::new(prlimit);
+    command
+        .arg("--nofile=32:32")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let mut tape = Tape::spawn(command);
+    let streams: Vec<_> = (0..60).map(|_| tape.connect()).collect();
+    tape.wait_for_line("accept: too many open files; trying again as connections close");
+    for mut stream in streams {
+        stream.write_all(b"hello").expect("the kernel takes it");
+        end(stream);
+    }
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(closes(&ended).len(), 60);
+}
+
+#[test]
+fn an_idle_connection_is_closed() {
+    let tape = Tape::listen(&["-o", "a.ndjson", "--idle-timeout", "50ms"]);
+    let mut stream = tape.connect();
+    stream.write_all(b"hello").expect("it reads");
+    assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+    let closes = closes(&tape.stop());
+    assert_eq!(closes[0].reason, CloseReason::IdleTimeout);
+    assert_eq!(closes[0].in_bytes, 5);
+    assert!(closes[0].duration_us >= 50_000);
+}
+
+#[test]
+fn an_old_connection_is_closed_however_busy() {
+    let tape = Tape::listen(&[
+        "-o",
+        "a.ndjson",
+        "--max-age",
+        "50ms",
+        "--idle-timeout",
+        "1h",
+    ]);
+    let mut stream = tape.connect();
+    eventually("it is closed", || stream.write_all(b"busy").err());
+    let closes = closes(&tape.stop());
+    assert_eq!(closes[0].reason, CloseReason::Limit);
+    assert!(closes[0].duration_us >= 50_000);
+}
+
+#[test]
+fn a_reset_is_told_from_an_orderly_end() {
+    let tape = Tape::listen(&["-o", "a.ndjson"]);
+    let stream = tape.connect();
+    let socket = socket2::SockRef::from(&stream);
+    socket
+        .set_linger(Some(std::time::Duration::ZERO))
+        .expect("it is a socket");
+    drop(stream);
+    let file = tape.path("a.ndjson");
+    eventually("the close is recorded", || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.contains("\"close\"").then_some(())
+    });
+    let closes = closes(&tape.stop());
+    assert_eq!(closes[0].reason, CloseReason::Reset);
+}

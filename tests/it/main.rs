@@ -1,0 +1,13 @@
+//! wiretape as a user runs it: the real program, real sockets, real files.
+//!
+//! Every test listens on port 0 and waits for the listening line; none sleeps. Tests that need a
+//! program which is not installed say "skipped"; with `WIRETAPE_TEST_ALL=1` they fail instead.
+
+mod bad_input;
+mod capture;
+mod limits;
+mod outputs;
+mod programs;
+mod shutdown;
+mod tape;
+mod terminal;

@@ -1,0 +1,240 @@
+//! Files: appended to, opened anew, of the right mode; and outputs that end before the run does.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use wiretape::record::{EndReason, Event, Record};
+
+use crate::tape::{Tape, eventually, listen_command, records};
+
+fn texts(records: &[Record<'_>]) -> Vec<String> {
+    let text = |record: &Record<'_>| match &record.event {
+        Event::Data { payload, .. } => Some(String::from_utf8_lossy(payload).into_owned()),
+        _ => None,
+    };
+    records.iter().filter_map(text).collect()
+}
+
+/// Waits until `text` stands in the file.
+fn wait_for(tape: &Tape, name: &str, text: &str) {
+    eventually("the bytes are in the file", || {
+        let content = fs::read_to_string(tape.path(name)).ok()?;
+        content.contains(text).then_some(())
+    });
+}
+
+#[test]
+fn a_byte_is_in_every_output_while_the_peer_still_talks() {
+    let mut command = listen_command(&["-o", "a.ndjson", "-o", "a.log", "-o", "a.bin", "--hex"]);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    let mut stream = tape.connect();
+    stream.write_all(b"Q").expect("it reads");
+    wait_for(&tape, "a.ndjson", r#""text":"Q""#);
+    wait_for(&tape, "a.log", "> Q");
+    wait_for(&tape, "a.bin", "Q");
+    let mut stdout = tape.take_stdout();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("|Q|") {
+        let mut piece = [0; 1000];
+        let len = stdout.read(&mut piece).expect("a pipe");
+        seen.extend_from_slice(&piece[..len]);
+    }
+    assert_eq!(tape.stop().status, Some(0));
+}
+
+#[test]
+fn an_existing_capture_is_appended_to() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for run in 0..2 {
+        let mut command = listen_command(&["-o", "a.ndjson"]);
+        command.current_dir(folder.path());
+        let tape = Tape::spawn(command);
+        tape.send(format!("run {run}").as_bytes());
+        assert_eq!(tape.stop().status, Some(0));
+    }
+    let records = records(&folder.path().join("a.ndjson"));
+    assert_eq!(texts(&records), ["run 0", "run 1"]);
+    let starts = records
+        .iter()
+        .filter(|record| matches!(record.event, Event::Start(_)));
+    assert_eq!(starts.count(), 2);
+    let mode = fs::metadata(folder.path().join("a.ndjson"))
+        .expect("it exists")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_torn_capture_is_gone_on_with_in_a_new_line() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("a.ndjson"), "{\"type\":\"da").expect("it can be written");
+    let mut command = listen_command(&["-o", "a.ndjson"]);
+    command.current_dir(folder.path());
+    let mut tape = Tape::spawn(command);
+    tape.wait_for_line("ends in the middle of a line");
+    tape.send(b"more");
+    assert_eq!(tape.stop().status, Some(0));
+    let text = fs::read_to_string(folder.path().join("a.ndjson")).expect("it is text");
+    let (torn, rest) = text.split_once('\n').expect("there are lines");
+    assert_eq!(torn, "{\"type\":\"da");
+    assert!(rest.starts_with("{\"type\":\"start\""));
+}
+
+#[test]
+fn after_hup_it_writes_to_a_new_file() {
+    let tape = Tape::listen(&["-o", "a.ndjson"]);
+    let mut stream = tape.connect();
+    for round in 0..3 {
+        stream
+            .write_all(format!("[{round}]").as_bytes())
+            .expect("it reads");
+        wait_for(&tape, "a.ndjson", &format!("[{round}]"));
+        fs::rename(tape.path("a.ndjson"), tape.path(&format!("a.{round}"))).expect("it exists");
+        tape.signal(Signal::HUP);
+        eventually("the file is there again", || {
+            tape.path("a.ndjson").exists().then_some(())
+        });
+    }
+    // With nothing moved away, HUP changes nothing.
+    tape.signal(Signal::HUP);
+    stream.write_all(b"[3]").expect("it reads");
+    wait_for(&tape, "a.ndjson", "[3]");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+
+    let mut next_seq = 0;
+    for (nth, name) in ["a.0", "a.1", "a.2", "a.ndjson"].into_iter().enumerate() {
+        let records = records(&ended.path(name));
+        assert_eq!(texts(&records), [format!("[{nth}]")], "{name}");
+        let Event::Start(start) = &records[0].event else {
+            panic!("{name} does not begin with a start");
+        };
+        assert_eq!(start.segment, nth as u64 + 1);
+        let reason = if nth == 3 {
+            EndReason::Shutdown
+        } else {
+            EndReason::Rotated
+        };
+        assert_eq!(
+            records.last().expect("there are").event,
+            Event::End { reason }
+        );
+        // Between segments, `end` and `start` take the number of the record behind them.
+        for record in &records {
+            assert_eq!(record.seq, next_seq, "{name}");
+            let is_between = match &record.event {
+                Event::Start(start) => start.segment > 1,
+                Event::End { reason } => *reason == EndReason::Rotated,
+                _ => false,
+            };
+            next_seq += u64::from(!is_between);
+        }
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_again_is_written_on() {
+    let tape_folder = "logs";
+    let parent = tempfile::tempdir().expect("a temporary folder");
+    fs::create_dir(parent.path().join(tape_folder)).expect("it is new");
+    let mut command = listen_command(&["-o", "logs/a.log"]);
+    command.current_dir(parent.path());
+    let mut tape = Tape::spawn(command);
+    tape.send(b"before");
+    fs::rename(parent.path().join("logs"), parent.path().join("old")).expect("it exists");
+    tape.signal(Signal::HUP);
+    tape.wait_for_line("reopen logs/a.log: no such file or directory");
+    tape.send(b"after");
+    assert_eq!(tape.stop().status, Some(0));
+    let text = fs::read_to_string(parent.path().join("old/a.log")).expect("it is there");
+    assert!(text.contains("before") && text.contains("after"));
+}
+
+#[test]
+fn a_reader_that_leaves_ends_it_quietly() {
+    let mut command = listen_command(&["--json", "-q"]);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    drop(tape.take_stdout());
+    // The first write fails, whenever it comes.
+    let _ = tape.connect().write_all(b"x");
+    let ended = tape.wait();
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(
+        ended.said.len(),
+        1,
+        "only where it listens: {:?}",
+        ended.said
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_does_not_end_the_other_outputs() {
+    let mut command = listen_command(&["--json", "-o", "a.bin"]);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    drop(tape.take_stdout());
+    tape.send(b"both, ");
+    tape.wait_for_line("standard output is closed");
+    tape.send(b"then one");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    assert_eq!(ended.read("a.bin"), b"both, then one");
+}
+
+#[test]
+fn an_output_that_fails_is_said_and_the_others_go_on() {
+    let tape = Tape::listen(&["-o", "a.bin", "-o", "raw:/dev/full"]);
+    tape.send(b"kept");
+    // /dev/full is a disk that stays full: its bytes are kept, and the end does not wait for ever.
+    tape.signal(Signal::TERM);
+    let ended = tape.wait();
+    assert_eq!(ended.status, Some(3));
+    assert!(
+        ended.has_said("write /dev/full: no space left on device"),
+        "{:?}",
+        ended.said
+    );
+    assert!(
+        ended.has_said("not all written: /dev/full"),
+        "{:?}",
+        ended.said
+    );
+    assert_eq!(ended.read("a.bin"), b"kept");
+}
+
+#[test]
+fn a_file_at_its_size_limit_is_an_error_and_not_the_end() {
+    // RLIMIT_FSIZE raises SIGXFSZ, which would end a program that does not expect it.
+    let Some(prlimit) = crate::tape::program("prlimit") else {
+        return;
+    };
+    let inner = listen_command(&["-o", "a.bin", "--drain", "100ms"]);
+    let mut command = Command::new(prlimit);
+    command
+        .arg("--fsize=1000")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let mut tape = Tape::spawn(command);
+    tape.send(&[b'x'; 4000]);
+    tape.wait_for_line("write a.bin: file too large");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(3));
+    assert_eq!(ended.read("a.bin").len(), 1000);
+}
+
+#[test]
+fn statistics_are_told_when_asked() {
+    let mut tape = Tape::listen(&["-o", "a.bin"]);
+    tape.send(b"12345");
+    tape.signal(Signal::USR1);
+    let line = tape.wait_for_line("1 connection, 0 open; 5 B in, 5 records");
+    assert!(line.contains("buffer "), "{line}");
+    tape.wait_for_line("a.bin: 5 B written, 0 records waiting");
+    assert_eq!(tape.stop().status, Some(0));
+}

@@ -1,0 +1,286 @@
+//! A running wiretape, and how tests speak to it and wait for it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use wiretape::codec::ndjson::Reader;
+use wiretape::record::{Close, Event, Record};
+
+/// How long anything may take before a test gives up: far longer than it ever takes.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until `condition` gives something.
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain: {what}");
+        thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// The program, not started yet.
+pub fn wiretape() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wiretape"));
+    command.env_remove("NO_COLOR");
+    command
+}
+
+/// A program of the system, or `None` (said aloud) where it is not installed.
+#[expect(clippy::print_stderr, reason = "a test that did nothing says so")]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file());
+    if found.is_none() {
+        assert!(
+            std::env::var_os("WIRETAPE_TEST_ALL").is_none(),
+            "{name} is not installed, and WIRETAPE_TEST_ALL is set"
+        );
+        eprintln!("skipped: {name} is not installed");
+    }
+    found
+}
+
+/// A running wiretape.
+pub struct Tape {
+    child: Child,
+    stderr: Receiver<String>,
+    said: Vec<String>,
+    /// What it listens on, in order.
+    pub addresses: Vec<String>,
+    pub folder: TempDir,
+}
+
+/// How it ended.
+pub struct Ended {
+    pub status: Option<i32>,
+    pub said: Vec<String>,
+    pub folder: TempDir,
+}
+
+impl Tape {
+    /// `wiretape listen ARGS…` in a folder of its own, on a free port of 127.0.0.1 unless `args`
+    /// begin with an address.
+    pub fn listen(args: &[&str]) -> Self {
+        Self::spawn(listen_command(args))
+    }
+
+    pub fn spawn(mut command: Command) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        if command.get_current_dir().is_none() {
+            command.current_dir(folder.path());
+        }
+        let is_address = |arg: &&OsStr| arg.to_str().is_some_and(is_address);
+        let addresses = command.get_args().filter(is_address).count();
+        let mut child = command
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("wiretape starts");
+        let stderr = child.stderr.take().expect("it is piped");
+        let (sender, receiver) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut tape = Self {
+            child,
+            stderr: receiver,
+            said: Vec::new(),
+            addresses: Vec::new(),
+            folder,
+        };
+        for _ in 0..addresses {
+            let line = tape.wait_for_line("listening on ");
+            let address = line.rsplit("listening on ").next().expect("it has one");
+            tape.addresses.push(address.to_owned());
+        }
+        tape
+    }
+
+    /// Waits until it says a line with `text` in it.
+    pub fn wait_for_line(&mut self, text: &str) -> String {
+        loop {
+            let line = self.stderr.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("not said: {text}; said: {:?}", self.said));
+            self.said.push(line.clone());
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(&self.addresses[0]).expect("it listens")
+    }
+
+    /// Sends `bytes` over a connection of their own, and waits until it has been closed.
+    pub fn send(&self, bytes: &[u8]) {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("it reads");
+        end(stream);
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    /// Sends a signal to a process that may have ended already.
+    pub fn try_signal(&self, signal: Signal) {
+        let _ = kill_process(self.pid(), signal);
+    }
+
+    /// Its status, once it has ended.
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        let status = self.child.try_wait().expect("it is a child")?;
+        Some(status.code())
+    }
+
+    /// Its standard output, to be another program's standard input.
+    pub fn pipe(&mut self) -> Stdio {
+        self.child.stdout.take().expect("it is piped").into()
+    }
+
+    pub fn take_stdout(&mut self) -> impl Read + use<> {
+        self.child.stdout.take().expect("it is piped")
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub fn stop(self) -> Ended {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Waits until it ends by itself.
+    pub fn wait(mut self) -> Ended {
+        let status = eventually("wiretape ends", || {
+            self.child.try_wait().expect("it is a child")
+        });
+        self.said.extend(self.stderr.iter());
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        Ended {
+            status: status.code(),
+            said: std::mem::take(&mut self.said),
+            folder: std::mem::replace(&mut self.folder, folder),
+        }
+    }
+}
+
+impl Drop for Tape {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).expect("the output exists")
+    }
+
+    pub fn has_said(&self, text: &str) -> bool {
+        self.said.iter().any(|line| line.contains(text))
+    }
+}
+
+pub fn listen_command(args: &[&str]) -> Command {
+    let mut command = wiretape();
+    command.arg("listen");
+    if !args.first().is_some_and(|first| is_address(first)) {
+        command.arg("127.0.0.1:0");
+    }
+    command.args(args);
+    command
+}
+
+fn is_address(arg: &str) -> bool {
+    arg == "0" || arg.ends_with(":0") || arg.starts_with("unix:")
+}
+
+/// Ends this direction, and waits until the peer has ended the other.
+pub fn end(mut stream: TcpStream) {
+    stream
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    let read = stream.read(&mut [0]).expect("an orderly end");
+    assert_eq!(read, 0);
+}
+
+/// All records of a capture, none of them torn.
+pub fn records(path: &Path) -> Vec<Record<'static>> {
+    let file = fs::File::open(path).expect("the capture exists");
+    let mut reader = Reader::new(path.display().to_string(), BufReader::new(file));
+    let mut records = Vec::new();
+    while let Some(record) = reader.next_record().expect("a good capture") {
+        records.push(record.into_owned());
+    }
+    assert_eq!(reader.torn(), None);
+    records
+}
+
+/// What a capture says of one connection.
+#[derive(Debug, Default)]
+pub struct Session {
+    pub bytes: Vec<u8>,
+    pub eof: bool,
+    pub close: Option<Close>,
+}
+
+/// The connections of a capture of one run by their peers, checked to be consistent: numbers without
+/// a hole, bytes in order, totals and checksums right.
+pub fn sessions(records: &[Record<'_>]) -> BTreeMap<String, Session> {
+    let mut sessions: BTreeMap<String, Session> = BTreeMap::new();
+    for (nth, record) in records.iter().enumerate() {
+        assert_eq!(record.seq, nth as u64, "a hole");
+        let Some(conn) = record.event.conn() else {
+            continue;
+        };
+        let session = sessions.entry(conn.peer.to_string()).or_default();
+        assert_eq!(session.close, None, "a record behind the close");
+        match &record.event {
+            Event::Data {
+                offset, payload, ..
+            } => {
+                assert_eq!(*offset, session.bytes.len() as u64);
+                session.bytes.extend_from_slice(payload);
+            }
+            Event::Eof { .. } => session.eof = true,
+            Event::Close { close, .. } => {
+                assert_eq!(close.in_bytes, session.bytes.len() as u64);
+                assert_eq!(close.in_crc32, crc32fast::hash(&session.bytes));
+                session.close = Some(close.clone().into_owned());
+            }
+            _ => {}
+        }
+    }
+    sessions
+}

@@ -1,0 +1,125 @@
+//! Nothing that a peer sends steers a terminal.
+
+use std::fs::File;
+use std::io::Read;
+use std::process::Stdio;
+use std::thread;
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::tape::{Tape, listen_command};
+
+/// Every byte, every control character, and what terminals and readers are attacked with.
+fn hostile() -> Vec<u8> {
+    let mut bytes: Vec<u8> = (0..=255).collect();
+    bytes.extend("\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{9d}8;;\u{9c}".bytes());
+    bytes.extend("\u{202e}\u{2066}\u{2069}\u{200f}\u{61c}\u{feff}\u{2028}".bytes());
+    bytes
+}
+
+const READABLE: &str = "Ålesund +4.6°C 札幌 ☂ ∠225°";
+
+fn is_hostile(c: char) -> bool {
+    let invisible = [
+        '\u{61c}', '\u{200f}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{2069}', '\u{feff}',
+    ];
+    (c.is_control() && c != '\n') || invisible.contains(&c)
+}
+
+/// Standard output of a run that was sent hostile bytes, then readable ones.
+fn shown(args: &[&str], on_terminal: bool) -> String {
+    let mut command = listen_command(args);
+    let mut screen = if on_terminal {
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+        grantpt(&pty).expect("it is ours");
+        unlockpt(&pty).expect("it is ours");
+        let name = ptsname(&pty, Vec::new()).expect("it has a name");
+        let name = name.to_str().expect("it is ASCII").to_owned();
+        let terminal = File::options()
+            .read(true)
+            .write(true)
+            .open(name)
+            .expect("it is there");
+        command.stdout(terminal);
+        Some(File::from(pty))
+    } else {
+        command.stdout(Stdio::piped());
+        None
+    };
+    let mut tape = Tape::spawn(command);
+    let mut reader: Box<dyn Read + Send> = match screen.take() {
+        Some(pty) => Box::new(pty),
+        None => Box::new(tape.take_stdout()),
+    };
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        // The end of a terminal reads as an error, not as an end.
+        let _ = reader.read_to_end(&mut seen);
+        seen
+    });
+    tape.send(&hostile());
+    tape.send(READABLE.as_bytes());
+    assert_eq!(tape.stop().status, Some(0));
+    let seen = reader.join().expect("no panic");
+    // The terminal itself adds a carriage return to every newline.
+    String::from_utf8(seen)
+        .expect("it is UTF-8")
+        .replace("\r\n", "\n")
+}
+
+fn check(args: &[&str], on_terminal: bool) {
+    let shown = shown(args, on_terminal);
+    let found = shown.chars().find(|&c| is_hostile(c));
+    assert_eq!(found, None, "in {shown:?}");
+    assert!(!shown.is_empty());
+}
+
+#[test]
+fn text_and_hex_are_safe_everywhere() {
+    for on_terminal in [false, true] {
+        check(&["--color", "never"], on_terminal);
+        check(&["--hex", "--color", "never"], on_terminal);
+    }
+}
+
+#[test]
+fn json_is_safe_on_a_terminal() {
+    check(&["--json"], true);
+}
+
+#[test]
+fn text_of_any_language_stays_readable() {
+    for args in [&[][..], &["--json"]] {
+        assert!(shown(args, true).contains(READABLE));
+        assert!(shown(args, false).contains(READABLE));
+    }
+}
+
+#[test]
+fn a_terminal_is_coloured_and_a_pipe_is_not() {
+    assert!(shown(&[], true).contains("\x1b[33m#1 127.0.0.1:"));
+    assert!(!shown(&[], false).contains('\x1b'));
+    assert!(shown(&["--color", "always"], false).contains("\x1b[33m#1 127.0.0.1:"));
+}
+
+#[test]
+fn raw_bytes_to_a_terminal_must_be_forced() {
+    let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&pty).expect("it is ours");
+    unlockpt(&pty).expect("it is ours");
+    let name = ptsname(&pty, Vec::new()).expect("it has a name");
+    let name = name.to_str().expect("it is ASCII").to_owned();
+    let terminal = File::options()
+        .read(true)
+        .write(true)
+        .open(name)
+        .expect("it is there");
+    let refused = listen_command(&["--raw"])
+        .stdout(terminal)
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(std::process::Child::wait_with_output)
+        .expect("it starts");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--force"));
+}
