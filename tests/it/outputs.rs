@@ -75,10 +75,15 @@ fn a_torn_capture_is_gone_on_with_in_a_new_line() {
     fs::write(folder.path().join("a.ndjson"), "{\"type\":\"da").expect("it can be written");
     let mut command = listen_command(&["-o", "a.ndjson"]);
     command.current_dir(folder.path());
-    let mut tape = Tape::spawn(command);
-    tape.wait_for_line("ends in the middle of a line");
+    let tape = Tape::spawn(command);
     tape.send(b"more");
-    assert_eq!(tape.stop().status, Some(0));
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    assert!(
+        ended.has_said("ends in the middle of a line"),
+        "{:?}",
+        ended.said
+    );
     let text = fs::read_to_string(folder.path().join("a.ndjson")).expect("it is text");
     let (torn, rest) = text.split_once('\n').expect("there are lines");
     assert_eq!(torn, "{\"type\":\"da");
@@ -189,7 +194,7 @@ fn a_reader_that_leaves_does_not_end_the_other_outputs() {
 
 #[test]
 fn an_output_that_fails_is_said_and_the_others_go_on() {
-    let tape = Tape::listen(&["-o", "a.bin", "-o", "raw:/dev/full"]);
+    let tape = Tape::listen(&["-o", "a.bin", "-o", "raw:/dev/full", "--drain", "200ms"]);
     tape.send(b"kept");
     // /dev/full is a disk that stays full: its bytes are kept, and the end does not wait for ever.
     tape.signal(Signal::TERM);
