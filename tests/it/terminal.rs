@@ -26,29 +26,31 @@ fn is_hostile(c: char) -> bool {
     (c.is_control() && c != '\n') || invisible.contains(&c)
 }
 
+/// A terminal: what the user sees, and what a program writes to.
+fn terminal() -> (File, File) {
+    let screen = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
+    grantpt(&screen).expect("it is ours");
+    unlockpt(&screen).expect("it is ours");
+    let name = ptsname(&screen, Vec::new()).expect("it has a name");
+    let name = name.to_str().expect("it is ASCII");
+    let program = File::options().read(true).write(true).open(name);
+    (screen.into(), program.expect("it is there"))
+}
+
 /// Standard output of a run that was sent hostile bytes, then readable ones.
 fn shown(args: &[&str], on_terminal: bool) -> String {
     let mut command = listen_command(args);
-    let mut screen = if on_terminal {
-        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-        grantpt(&pty).expect("it is ours");
-        unlockpt(&pty).expect("it is ours");
-        let name = ptsname(&pty, Vec::new()).expect("it has a name");
-        let name = name.to_str().expect("it is ASCII").to_owned();
-        let terminal = File::options()
-            .read(true)
-            .write(true)
-            .open(name)
-            .expect("it is there");
-        command.stdout(terminal);
-        Some(File::from(pty))
-    } else {
+    let screen = on_terminal.then(|| {
+        let (screen, program) = terminal();
+        command.stdout(program);
+        screen
+    });
+    if screen.is_none() {
         command.stdout(Stdio::piped());
-        None
-    };
+    }
     let mut tape = Tape::spawn(command);
-    let mut reader: Box<dyn Read + Send> = match screen.take() {
-        Some(pty) => Box::new(pty),
+    let mut reader: Box<dyn Read + Send> = match screen {
+        Some(screen) => Box::new(screen),
         None => Box::new(tape.take_stdout()),
     };
     let reader = thread::spawn(move || {
@@ -104,18 +106,9 @@ fn a_terminal_is_coloured_and_a_pipe_is_not() {
 
 #[test]
 fn raw_bytes_to_a_terminal_must_be_forced() {
-    let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
-    grantpt(&pty).expect("it is ours");
-    unlockpt(&pty).expect("it is ours");
-    let name = ptsname(&pty, Vec::new()).expect("it has a name");
-    let name = name.to_str().expect("it is ASCII").to_owned();
-    let terminal = File::options()
-        .read(true)
-        .write(true)
-        .open(name)
-        .expect("it is there");
+    let (_screen, program) = terminal();
     let refused = listen_command(&["--raw"])
-        .stdout(terminal)
+        .stdout(program)
         .stderr(Stdio::piped())
         .spawn()
         .and_then(std::process::Child::wait_with_output)
