@@ -12,51 +12,34 @@ pub mod limits;
 mod listen;
 mod router;
 mod stream;
+mod turn;
 
 use std::fmt;
 use std::io;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
-use mio::event::Event;
-use mio::{Events, Poll, Token, Waker};
+use mio::{Poll, Token, Waker};
 use rustix::rand::{GetRandomFlags, getrandom};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::capture::shutdown::{Ending, Phase};
-use crate::capture::{self, Capture, Slot};
-use crate::notice::{Notice, Notify, Statistics, describe};
+use crate::capture::{self, Capture};
+use crate::notice::{Notice, Notify, describe};
 use crate::output::{self, Output, OutputSpec};
 use crate::record::batch::{ARENA_SIZE, BatchPool};
 use crate::record::doorbell::Doorbell;
-use crate::record::{CloseReason, Framing, RunId, Start, Timestamp};
+use crate::record::{Framing, RunId, Start};
 use address::Address;
-use clock::Clock;
+use listen::BoundSocket;
 pub use listen::ListenError;
-use listen::{Accepted, BoundSocket, Listener, Remedy};
 use router::Router;
-use stream::Stream;
+use turn::Engine;
 
+/// What wakes the loop: outputs, signals, then listeners, then connections by slot.
 const WAKER: Token = Token(0);
 const SIGNALS: Token = Token(1);
-/// Listeners, then connections by slot, follow.
 const FIRST_LISTENER: usize = 2;
-
-/// Events taken from the kernel at once.
-const EVENTS: usize = 1024;
-
-/// Accepts a turn and listener, so that a storm of connections does not starve those that are open.
-const ACCEPTS_A_TURN: usize = 64;
-
-/// When accepting has failed for want of something, it is tried again after this long, if no
-/// connection closes before.
-const ACCEPT_RETRY_US: u64 = 100_000;
-
-/// The same trouble is said at most this often.
-const NOTICE_INTERVAL_US: u64 = 5_000_000;
 
 /// What to capture, and where to.
 #[derive(Clone, Debug)]
@@ -154,13 +137,12 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         Arc::clone(&doorbell),
     );
     let mut listeners = Vec::new();
-    for socket in bound {
-        listeners.push(socket.listen().map_err(Error::Listen)?);
-    }
-    for (nth, listener) in listeners.iter_mut().enumerate() {
+    for (nth, socket) in bound.into_iter().enumerate() {
+        let mut listener = socket.listen().map_err(Error::Listen)?;
         listener
             .register(poll.registry(), Token(FIRST_LISTENER + nth))
             .map_err(system("watch a listener"))?;
+        listeners.push(listener);
     }
     let outputs = opened
         .into_iter()
@@ -171,22 +153,17 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         notify.say(Notice::Listening(address.clone()));
     }
 
-    let engine = Engine {
+    let capture = Capture::new(config.capture.clone());
+    let router = Router::new(batches, outputs);
+    let engine = Engine::new(
         poll,
         signals,
         doorbell,
-        clock: Clock::start(),
         listeners,
-        streams: Vec::new(),
-        ready: Vec::new(),
-        turn: Vec::new(),
-        capture: Capture::new(config.capture.clone()),
-        router: Router::new(batches, outputs),
-        is_starved: false,
-        accept_rests_until: None,
-        accept_said_us: None,
-        notify: notify.clone(),
-    };
+        capture,
+        router,
+        notify.clone(),
+    );
     engine.run(&start)
 }
 
@@ -201,409 +178,5 @@ fn arena_size(framing: Framing) -> usize {
     match framing {
         Framing::Chunk => ARENA_SIZE,
         Framing::Line { max } => ARENA_SIZE.max(2 * max),
-    }
-}
-
-struct Engine {
-    poll: Poll,
-    signals: Signals,
-    doorbell: Arc<Doorbell>,
-    clock: Clock,
-    listeners: Vec<Listener>,
-    /// By slot.
-    streams: Vec<Option<Stream>>,
-    /// Connections that may have something to read. A slot stands here once, unless its connection
-    /// was closed in between; then it costs a read that finds nothing.
-    ready: Vec<Slot>,
-    /// Those whose turn it is now.
-    turn: Vec<Slot>,
-    capture: Capture,
-    router: Router,
-    /// Something was to be recorded and the outputs hold all memory.
-    is_starved: bool,
-    /// Accepting failed for want of something; microseconds since the start of the run.
-    accept_rests_until: Option<u64>,
-    accept_said_us: Option<u64>,
-    notify: Notify,
-}
-
-impl Engine {
-    fn run(mut self, start: &Start) -> Result<Outcome, Error> {
-        self.make_room(None);
-        let now = Timestamp {
-            elapsed_us: 0,
-            ..self.clock.now()
-        };
-        self.capture.handle_start(start.clone(), now);
-        let mut events = Events::with_capacity(EVENTS);
-        loop {
-            match self.capture.shutdown.phase() {
-                Phase::Done(ending) => {
-                    self.say_ending(ending);
-                    return Ok(match ending {
-                        Ending::Whole => self.outcome(),
-                        Ending::DeadlinePassed | Ending::Interrupted => Outcome::NotWhole,
-                    });
-                }
-                // Nobody is left to write to: the reader of a pipe went, or every output failed.
-                Phase::Running | Phase::Draining if self.router.have_all_ended() => {
-                    return Ok(self.outcome());
-                }
-                _ => {}
-            }
-            self.send_if_idle();
-            self.wait(&mut events)?;
-            self.latch(&events);
-            self.accept();
-            self.read();
-            self.expire();
-            self.drain();
-        }
-    }
-
-    // --- waiting ---------------------------------------------------------------------------------
-
-    fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
-        let mut timeout = if self.has_work() {
-            Some(Duration::ZERO)
-        } else {
-            self.until_deadline()
-        };
-        if timeout != Some(Duration::ZERO) {
-            self.doorbell.arm();
-            // The second look: an output may have rung before the bell was armed.
-            if self.have_outputs_made_room() {
-                timeout = Some(Duration::ZERO);
-            }
-        }
-        let result = self.poll.poll(events, timeout);
-        self.doorbell.disarm();
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
-                Err(Error::System("wait for sockets", error))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Whether the next turn has something to do, whatever the kernel says.
-    fn has_work(&self) -> bool {
-        let may_accept = self.capture.may_open() && self.accept_rests_until.is_none();
-        let accepts = may_accept && self.listeners.iter().any(|listener| listener.may_accept);
-        !self.is_starved && (accepts || !self.ready.is_empty())
-    }
-
-    fn have_outputs_made_room(&self) -> bool {
-        (self.is_starved && self.router.pool.has_batch())
-            || (self.capture.has_records() && self.router.is_any_idle())
-    }
-
-    fn until_deadline(&self) -> Option<Duration> {
-        let deadlines = if self.is_starved {
-            // What is due then cannot be recorded, and must not keep the loop awake.
-            [self.capture.shutdown.deadline_us(), None]
-        } else {
-            [self.capture.deadline_us(), self.accept_rests_until]
-        };
-        let next = deadlines.into_iter().flatten().min()?;
-        let left = next.saturating_sub(self.clock.now().elapsed_us);
-        Some(Duration::from_micros(left))
-    }
-
-    fn latch(&mut self, events: &Events) {
-        for event in events {
-            match event.token() {
-                WAKER => {}
-                SIGNALS => self.handle_signals(),
-                Token(token) => {
-                    let nth = token - FIRST_LISTENER;
-                    if let Some(listener) = self.listeners.get_mut(nth) {
-                        listener.may_accept = true;
-                    } else {
-                        self.latch_stream(Slot(nth - self.listeners.len()), event);
-                    }
-                }
-            }
-        }
-        self.is_starved = false;
-    }
-
-    fn latch_stream(&mut self, slot: Slot, event: &Event) {
-        // The connection may have been closed since the kernel spoke.
-        if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-            stream.has_ended |= event.is_read_closed() || event.is_error();
-            list(&mut self.ready, slot, stream);
-        }
-    }
-
-    // --- batches ---------------------------------------------------------------------------------
-
-    /// Makes sure that the next event, of the connection at `slot` or of none, can be recorded.
-    /// `false` while the outputs hold all memory: then the loop waits for them.
-    fn make_room(&mut self, slot: Option<Slot>) -> bool {
-        if self.capture.has_room(slot) {
-            return true;
-        }
-        if let Some(batch) = self.capture.poll_batch() {
-            self.router.send(batch);
-        }
-        match self.router.pool.acquire() {
-            Some(batch) => self.capture.handle_batch(batch),
-            None => self.is_starved = true,
-        }
-        !self.is_starved
-    }
-
-    fn send_if_idle(&mut self) {
-        if self.capture.has_records() && self.router.is_any_idle() {
-            if let Some(batch) = self.capture.poll_batch() {
-                self.router.send(batch);
-            }
-        }
-    }
-
-    // --- connections -----------------------------------------------------------------------------
-
-    fn accept(&mut self) {
-        let now_us = self.clock.now().elapsed_us;
-        self.accept_rests_until = self.accept_rests_until.filter(|&until| now_us < until);
-        for nth in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS_A_TURN {
-                let rests = self.accept_rests_until.is_some();
-                if rests || !self.listeners[nth].may_accept || !self.capture.may_open() {
-                    break;
-                }
-                if !self.make_room(None) {
-                    return;
-                }
-                match self.listeners[nth].accept() {
-                    Ok(accepted) => self.open(accepted),
-                    Err(error) => match Remedy::of(&error) {
-                        Remedy::Wait => self.listeners[nth].may_accept = false,
-                        Remedy::Next => {}
-                        Remedy::Rest => self.rest_accepting(error),
-                    },
-                }
-            }
-        }
-    }
-
-    fn rest_accepting(&mut self, error: io::Error) {
-        let now_us = self.clock.now().elapsed_us;
-        self.accept_rests_until = Some(now_us + ACCEPT_RETRY_US);
-        let said = self.accept_said_us;
-        if said.is_none_or(|said| now_us >= said + NOTICE_INTERVAL_US) {
-            self.accept_said_us = Some(now_us);
-            self.notify.say(Notice::AcceptFailed(error));
-        }
-    }
-
-    fn open(&mut self, accepted: Accepted) {
-        let now = self.clock.now();
-        let slot = (self.capture).handle_open(&accepted.peer, &accepted.local, now);
-        let mut stream = Stream::new(accepted.socket);
-        let token = Token(FIRST_LISTENER + self.listeners.len() + slot.0);
-        if let Err(error) = stream.register(self.poll.registry(), token) {
-            let reason = CloseReason::Error(describe(&error).into());
-            self.capture.handle_close(slot, reason, now);
-            self.rest_accepting(error);
-            return;
-        }
-        if self.capture.shutdown.phase() != Phase::Running {
-            stream.quiet();
-        }
-        // Most peers have sent something by now; if not, the read says so and the kernel will tell.
-        list(&mut self.ready, slot, &mut stream);
-        if self.streams.len() <= slot.0 {
-            self.streams.resize_with(slot.0 + 1, || None);
-        }
-        self.streams[slot.0] = Some(stream);
-    }
-
-    /// One read of each connection that may have something.
-    fn read(&mut self) {
-        mem::swap(&mut self.ready, &mut self.turn);
-        for nth in 0..self.turn.len() {
-            let slot = self.turn[nth];
-            if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-                stream.is_listed = false;
-                self.read_stream(slot);
-            }
-            if self.is_starved {
-                // Those that did not get their turn keep their latch, behind the one that waits.
-                self.ready.extend_from_slice(&self.turn[nth + 1..]);
-                break;
-            }
-        }
-        self.turn.clear();
-    }
-
-    fn read_stream(&mut self, slot: Slot) {
-        let has_room = self.make_room(Some(slot));
-        let Some(stream) = &mut self.streams[slot.0] else {
-            return;
-        };
-        if !has_room {
-            return list(&mut self.ready, slot, stream);
-        }
-        let buffer = self.capture.read_buffer(slot);
-        let asked = buffer.len();
-        match stream.read(buffer) {
-            Ok(0) => {
-                let now = self.clock.now();
-                self.capture.handle_eof(slot, now);
-                self.close(slot, CloseReason::Eof);
-            }
-            Ok(len) => {
-                // A read that was not filled has emptied the socket, and the kernel will tell of
-                // more (epoll(7), question 9); only an end that it has told already it will not.
-                let is_running = self.capture.shutdown.phase() == Phase::Running;
-                if len == asked || stream.has_ended || !is_running {
-                    list(&mut self.ready, slot, stream);
-                }
-                self.capture.handle_read(slot, len, self.clock.now());
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    if self.capture.shutdown.phase() == Phase::Running {
-                        return;
-                    }
-                    if stream.is_drained() {
-                        self.close(slot, CloseReason::Shutdown);
-                    } else {
-                        list(&mut self.ready, slot, stream);
-                    }
-                }
-                io::ErrorKind::Interrupted => list(&mut self.ready, slot, stream),
-                io::ErrorKind::ConnectionReset => self.close(slot, CloseReason::Reset),
-                _ => {
-                    let error = describe(&error).into();
-                    self.close(slot, CloseReason::Error(error));
-                }
-            },
-        }
-    }
-
-    /// Closes a connection, for which [`Engine::make_room`] has made room.
-    fn close(&mut self, slot: Slot, reason: CloseReason) {
-        if let Some(stream) = self.streams[slot.0].take() {
-            stream.close();
-        }
-        self.capture.handle_close(slot, reason, self.clock.now());
-        // A descriptor has come free: somebody may be waiting for it.
-        self.accept_rests_until = None;
-    }
-
-    fn expire(&mut self) {
-        let now = self.clock.now();
-        self.capture.shutdown.handle_timeout(now.elapsed_us);
-        while let Some((slot, reason)) = self.capture.poll_expired(now) {
-            if !self.make_room(Some(slot)) {
-                return;
-            }
-            self.close(slot, reason);
-        }
-    }
-
-    // --- signals and the end ---------------------------------------------------------------------
-
-    fn handle_signals(&mut self) {
-        let pending: Vec<_> = self.signals.pending().collect();
-        let now = self.clock.now();
-        for signal in pending {
-            match signal {
-                SIGHUP => {
-                    // What came before the signal belongs into the old file.
-                    if let Some(batch) = self.capture.poll_batch() {
-                        self.router.send(batch);
-                    }
-                    self.router.reopen(now);
-                }
-                SIGUSR1 => self.notify.say(Notice::Statistics(self.statistics())),
-                _ => {
-                    let was_running = self.capture.shutdown.phase() == Phase::Running;
-                    self.capture.shutdown.handle_signal(now.elapsed_us);
-                    if was_running {
-                        self.begin_drain();
-                    }
-                }
-            }
-        }
-    }
-
-    /// From here on the kernel takes nothing more from anybody, and everything that it has taken is
-    /// read.
-    fn begin_drain(&mut self) {
-        self.notify.say(Notice::Stopping {
-            open: self.capture.totals().open,
-        });
-        for listener in &mut self.listeners {
-            listener.quiet();
-        }
-        for (slot, stream) in self.streams.iter_mut().enumerate() {
-            if let Some(stream) = stream {
-                stream.quiet();
-                list(&mut self.ready, Slot(slot), stream);
-            }
-        }
-        self.accept_rests_until = None;
-    }
-
-    /// Ends the capture once nobody is left to be read or accepted.
-    fn drain(&mut self) {
-        match self.capture.shutdown.phase() {
-            Phase::Draining => {
-                let waits = self.listeners.iter().any(|listener| listener.may_accept);
-                if waits || self.capture.totals().open > 0 || !self.make_room(None) {
-                    return;
-                }
-                self.capture.handle_end(self.clock.now());
-                if let Some(batch) = self.capture.poll_batch() {
-                    self.router.send(batch);
-                }
-                self.router.finish();
-                self.capture.shutdown.handle_drained();
-            }
-            Phase::Flushing if self.router.have_all_ended() => {
-                self.capture.shutdown.handle_flushed();
-            }
-            _ => {}
-        }
-    }
-
-    fn say_ending(&self, ending: Ending) {
-        self.notify.say(match ending {
-            Ending::Whole => Notice::Statistics(self.statistics()),
-            Ending::DeadlinePassed => Notice::DrainTimeout {
-                unread: self.capture.totals().open,
-                unwritten: self.router.unwritten(),
-            },
-            Ending::Interrupted => Notice::Interrupted,
-        });
-    }
-
-    fn outcome(&self) -> Outcome {
-        if self.router.has_any_failed() {
-            Outcome::NotWhole
-        } else {
-            Outcome::Whole
-        }
-    }
-
-    fn statistics(&self) -> Statistics {
-        let outputs = self.router.outputs();
-        Statistics {
-            elapsed: self.clock.now().elapsed(),
-            totals: self.capture.totals(),
-            buffered: (self.router.pool.charged(), self.router.pool.limit()),
-            outputs: outputs.iter().map(Output::statistics).collect(),
-        }
-    }
-}
-
-/// Puts a connection on the list of those to read, once.
-fn list(ready: &mut Vec<Slot>, slot: Slot, stream: &mut Stream) {
-    if !mem::replace(&mut stream.is_listed, true) {
-        ready.push(slot);
     }
 }

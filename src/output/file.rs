@@ -14,7 +14,18 @@ const MODE: u32 = 0o600;
 pub(super) struct FilePlace {
     path: PathBuf,
     file: File,
-    created: bool,
+    /// It was created by opening it, and nothing has been written to it.
+    is_unused: bool,
+}
+
+impl Drop for FilePlace {
+    /// A run that does not begin leaves no file behind.
+    fn drop(&mut self) {
+        if self.is_unused {
+            // What cannot be removed is empty, and the error that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl FilePlace {
@@ -23,7 +34,7 @@ impl FilePlace {
         // Rust's standard library sets O_CLOEXEC. Twice at most: it may come or go in between.
         let mut options = OpenOptions::new();
         options.append(true).mode(MODE);
-        let (file, created) = match options.open(path) {
+        let (file, is_unused) = match options.open(path) {
             Ok(file) => (file, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 (options.create(true).open(path)?, true)
@@ -33,16 +44,13 @@ impl FilePlace {
         Ok(Self {
             path: path.to_owned(),
             file,
-            created,
+            is_unused,
         })
     }
 
-    /// Removes it if it was created by opening it: nothing has been written to it.
-    pub(super) fn discard(self) {
-        if self.created {
-            // What cannot be removed is empty, and the error that led here is the one to report.
-            let _ = fs::remove_file(&self.path);
-        }
+    /// It is to be written to: from now on it stays, even if nothing is.
+    pub(super) fn keep(&mut self) {
+        self.is_unused = false;
     }
 
     pub(super) fn file(&self) -> &File {
@@ -84,7 +92,8 @@ impl FilePlace {
         if self.file_id().is_none() {
             return Ok(None);
         }
-        let new = Self::open(&self.path)?;
+        let mut new = Self::open(&self.path)?;
+        new.keep();
         Ok(Some(new).filter(|new| new.file_id() != self.file_id()))
     }
 

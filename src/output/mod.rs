@@ -101,30 +101,23 @@ pub struct OpenOutput {
     place: Place,
 }
 
-/// Opens all of them, or none: where one cannot be opened, files made for the others are removed.
+/// Opens all of them, or none. A file that was made for one is removed again unless that output is
+/// [run](OpenOutput::run).
 ///
 /// # Errors
 /// [`OpenError`], naming the output.
 pub fn open_all(specs: &[OutputSpec]) -> Result<Vec<OpenOutput>, OpenError> {
     let mut opened: Vec<OpenOutput> = Vec::new();
     for spec in specs {
-        let result = OpenOutput::open(spec).and_then(|output| {
-            let same = |other: &&OpenOutput| {
-                let id = output.place.file_id();
-                id.is_some() && id == other.place.file_id()
-            };
-            match opened.iter().find(same) {
-                Some(other) => Err(OpenError::Same(other.name.clone(), output.name.clone())),
-                None => Ok(output),
-            }
-        });
-        match result {
-            Ok(output) => opened.push(output),
-            Err(error) => {
-                opened.into_iter().for_each(OpenOutput::discard);
-                return Err(error);
-            }
+        let output = OpenOutput::open(spec)?;
+        let id = output.place.file_id();
+        if let Some(other) = opened
+            .iter()
+            .find(|other| id.is_some() && id == other.place.file_id())
+        {
+            return Err(OpenError::Same(other.name.clone(), output.name));
         }
+        opened.push(output);
     }
     Ok(opened)
 }
@@ -152,23 +145,20 @@ impl OpenOutput {
         })
     }
 
-    fn discard(self) {
-        if let Place::File(file) = self.place {
-            file.discard();
-        }
-    }
-
     /// Starts its thread. `start` is the run's `start` record, for segments to come; `doorbell`
     /// rings when the output falls idle or ends.
     ///
     /// # Errors
     /// The kernel would not start a thread.
     pub fn run(
-        self,
+        mut self,
         start: Arc<Start>,
         doorbell: Arc<Doorbell>,
         notify: Notify,
     ) -> io::Result<Output> {
+        if let Place::File(file) = &mut self.place {
+            file.keep();
+        }
         let queue = Arc::new(Queue::new(doorbell));
         let worker = Worker::new(
             self.name.clone(),
