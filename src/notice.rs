@@ -67,8 +67,10 @@ pub enum Notice {
         /// The output.
         output: String,
     },
-    /// How things stand, asked for or at the end.
+    /// How things stand, asked for.
     Statistics(Statistics),
+    /// The run is over, and everything is written.
+    Finished(Statistics),
 }
 
 /// How things stand.

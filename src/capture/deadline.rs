@@ -26,9 +26,8 @@ impl Deadlines {
         self.heap.peek().map(|Reverse((due_us, ..))| *due_us)
     }
 
-    /// The connection that is due first, once `due` has been asked of those that seem to be:
-    /// it gives the moment that is true now, or `None` for one that is gone. The entry stays, so
-    /// a caller that cannot act now is told again.
+    /// A connection that is due, once `due` has been asked of those that seem to be: it gives the
+    /// moment that is true now, or `None` for one that is gone. Each is told once.
     pub(super) fn expired(
         &mut self,
         now_us: u64,
@@ -39,15 +38,11 @@ impl Deadlines {
             if entry_us > now_us {
                 return None;
             }
+            self.heap.pop();
             match due(slot, conn) {
                 Some(due_us) if due_us <= now_us => return Some(slot),
-                Some(due_us) => {
-                    self.heap.pop();
-                    self.insert(due_us, slot, conn);
-                }
-                None => {
-                    self.heap.pop();
-                }
+                Some(due_us) => self.insert(due_us, slot, conn),
+                None => {}
             }
         }
     }

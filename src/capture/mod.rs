@@ -257,7 +257,7 @@ impl Capture {
         shutdown.into_iter().chain(self.deadlines.next()).min()
     }
 
-    /// A connection whose time is over, and why. Told until it is closed.
+    /// A connection whose time is over, and why: it is to be read to its end and closed. Told once.
     pub fn poll_expired(&mut self, now: Timestamp) -> Option<(Slot, CloseReason)> {
         let (conns, config) = (&self.conns, &self.config);
         let slot = self.deadlines.expired(now.elapsed_us, |slot, id| {

@@ -95,7 +95,7 @@ pub struct Listen {
     pub max_age: Option<Duration>,
 
     /// How long to read and write what is left when told to stop
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s", value_name = "DURATION")]
+    #[arg(long, value_parser = duration, default_value = "5s", value_name = "DURATION")]
     pub drain: Duration,
 
     /// Colour connections in text and hex on standard output
@@ -111,7 +111,7 @@ const LISTEN_EXAMPLES: &str = "\
 Examples:
   wiretape listen 1234                         watch what clients send, safely escaped
   wiretape listen 1234 -o device.ndjson -o -   keep it and watch it
-  wiretape listen 1234 --json | jq -r 'select(.type==\"data\") | .peer + \" \" + .text'
+  wiretape listen 1234 --json | jq -c 'select(.type==\"data\") | [.peer, .text]'
   wiretape listen 127.0.0.1:1234 [::1]:1234    two addresses";
 
 const AFTER_LISTEN: &str = "\

@@ -11,7 +11,7 @@ use crate::capture;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::codec::{Audience, Format};
 use crate::engine::{Config, limits};
-use crate::output::{OutputSpec, PlaceSpec};
+use crate::output::{OutputSpec, PlaceSpec, RawToTerminal};
 use crate::record::Framing;
 
 /// Arguments that make no sense, alone or together. One sentence, with what to do instead.
@@ -35,8 +35,8 @@ struct Stdout {
     wants_color: bool,
 }
 
-/// Half of the buffer may be taken by lines whose end has not come.
-const CARRY_SHARE: usize = 2;
+/// Of the buffer, with line framing, this part is for lines whose end has not come.
+const CARRY_SHARE: usize = 4;
 
 pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     let is_terminal = io::stdout().is_terminal();
@@ -49,21 +49,27 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
         },
     };
     let outputs = outputs(args, stdout)?;
+    let framing = framing(args)?;
     let buffer = usize::try_from(args.buffer.as_u64()).unwrap_or(usize::MAX);
+    let carry_limit = match framing {
+        Framing::Chunk => 0,
+        // However small the buffer, one line of every length it may have can be waited for.
+        Framing::Line { max } => (buffer / CARRY_SHARE).max(2 * max),
+    };
     let own_descriptors = args.addresses.len() + outputs.len();
     let default_max_conns = limits::max_conns(own_descriptors);
     Ok(Config {
         listen: args.addresses.clone(),
         outputs,
         capture: capture::Config {
-            framing: framing(args)?,
+            framing,
             max_conns: (args.max_conns).map_or(default_max_conns, |most| most as usize),
             idle_timeout: args.idle_timeout,
             max_age: args.max_age,
             drain: args.drain,
-            carry_limit: buffer / CARRY_SHARE,
+            carry_limit,
         },
-        buffer,
+        buffer: buffer.saturating_sub(carry_limit),
     })
 }
 
@@ -109,16 +115,18 @@ fn outputs(args: &Listen, stdout: Stdout) -> Result<Vec<OutputSpec>, UsageError>
     if wanted.is_empty() {
         wanted.push((String::new(), "text:-"));
     }
+    let raw_to_terminal = if args.force {
+        RawToTerminal::Forced
+    } else {
+        RawToTerminal::Refused
+    };
     let mut specs: Vec<OutputSpec> = Vec::new();
     let mut taken: Vec<(PathBuf, String)> = Vec::new();
     for (name, text) in wanted {
-        let spec = output(text, stdout)?;
-        let to_terminal = stdout.is_terminal && matches!(spec.place, PlaceSpec::Stdout(_));
-        if spec.format == Format::Raw && to_terminal && !args.force {
-            return usage(
-                "raw bytes from a peer can steer a terminal: redirect standard output, or force it with --force",
-            );
-        }
+        let spec = OutputSpec {
+            raw_to_terminal,
+            ..output(text, stdout)?
+        };
         let place = match &spec.place {
             PlaceSpec::Stdout(_) => PathBuf::from("-"),
             PlaceSpec::File(path) => plain_path(path),
@@ -162,6 +170,7 @@ fn output(text: &str, stdout: Stdout) -> Result<OutputSpec, UsageError> {
         return Ok(OutputSpec {
             format: format.unwrap_or(Format::Text),
             place: PlaceSpec::Stdout(audience),
+            raw_to_terminal: RawToTerminal::Refused,
         });
     }
     let extension = Path::new(path).extension().unwrap_or_default();
@@ -183,6 +192,7 @@ fn output(text: &str, stdout: Stdout) -> Result<OutputSpec, UsageError> {
             _ => Format::Raw,
         }),
         place: PlaceSpec::File(path.into()),
+        raw_to_terminal: RawToTerminal::Refused,
     })
 }
 
@@ -226,21 +236,16 @@ mod tests {
         is_terminal: false,
         wants_color: false,
     };
-    const TERMINAL: Stdout = Stdout {
-        is_terminal: true,
-        wants_color: true,
-    };
-
-    fn planned(line: &str, stdout: Stdout) -> Result<Vec<OutputSpec>, UsageError> {
+    fn planned(line: &str) -> Result<Vec<OutputSpec>, UsageError> {
         let line = ["wiretape", "listen", "0"]
             .into_iter()
             .chain(line.split_whitespace());
         let Command::Listen(args) = Args::try_parse_from(line).expect("it parses").command;
-        outputs(&args, stdout)
+        outputs(&args, PIPE)
     }
 
     fn check(line: &str, expected: &[(Format, &str)]) {
-        let specs = planned(line, PIPE).expect("it makes sense");
+        let specs = planned(line).expect("it makes sense");
         let seen: Vec<_> = specs
             .iter()
             .map(|spec| (spec.format, spec.place.to_string()))
@@ -280,8 +285,8 @@ mod tests {
         check("-o raw:json:a", &[(Format::Raw, "json:a")]);
     }
 
-    fn check_error(line: &str, stdout: Stdout, expected: &str) {
-        let error = planned(line, stdout).expect_err(line).to_string();
+    fn check_error(line: &str, expected: &str) {
+        let error = planned(line).expect_err(line).to_string();
         assert!(error.contains(expected), "{error} does not say {expected}");
     }
 
@@ -289,29 +294,20 @@ mod tests {
     fn outputs_that_make_no_sense_are_refused_with_a_remedy() {
         check_error(
             "-o xml:a",
-            PIPE,
             "no format is called xml: there are text, hex, json and raw",
         );
-        check_error("-o json:", PIPE, "the path is missing");
+        check_error("-o json:", "the path is missing");
         check_error(
             "--json --hex",
-            PIPE,
             "--json and --hex both write to standard output",
         );
-        check_error(
-            "-o - --raw",
-            PIPE,
-            "-o - and --raw both write to standard output",
-        );
+        check_error("-o - --raw", "-o - and --raw both write to standard output");
         check_error(
             "-o a.log -o ./a.log",
-            PIPE,
             "-o a.log and -o ./a.log write to the same file",
         );
-        check_error("-o json:x/a -o x//a", PIPE, "the same file");
-        check_error("-o a.ndjson.zst", PIPE, "does not compress");
-        check_error("-o {conn}.bin", PIPE, "knows no {conn} in a path");
-        check_error("--raw", TERMINAL, "force it with --force");
-        assert!(planned("--raw --force", TERMINAL).is_ok());
+        check_error("-o json:x/a -o x//a", "the same file");
+        check_error("-o a.ndjson.zst", "does not compress");
+        check_error("-o {conn}.bin", "knows no {conn} in a path");
     }
 }

@@ -63,6 +63,7 @@ impl Reporter {
             ),
             Notice::DrainTimeout { unread, unwritten } => drain_timeout(*unread, unwritten),
             Notice::Interrupted => "told twice to stop: what was left to write is lost".to_owned(),
+            Notice::Statistics(statistics) => return statistics_lines(statistics),
             _ if self.is_quiet => return Vec::new(),
             Notice::OutputClosed { output } if self.outputs > 1 => {
                 format!("{output} is closed: nobody reads it; the other outputs go on")
@@ -74,7 +75,7 @@ impl Reporter {
             Notice::Stopping { open } => {
                 format!("stopping: reading what {} sent", connections(*open))
             }
-            Notice::Statistics(statistics) => return statistics_lines(statistics),
+            Notice::Finished(statistics) => return statistics_lines(statistics),
         };
         vec![line]
     }
@@ -92,9 +93,17 @@ fn drain_timeout(unread: u64, unwritten: &[String]) -> String {
 }
 
 fn connections(count: u64) -> String {
+    counted(count, "connection")
+}
+
+fn records(count: u64) -> String {
+    counted(count, "record")
+}
+
+fn counted(count: u64, thing: &str) -> String {
     match count {
-        1 => "1 connection".to_owned(),
-        _ => format!("{count} connections"),
+        1 => format!("1 {thing}"),
+        _ => format!("{count} {thing}s"),
     }
 }
 
@@ -103,21 +112,21 @@ fn statistics_lines(statistics: &Statistics) -> Vec<String> {
     let (held, limit) = statistics.buffered;
     let elapsed = std::time::Duration::from_millis(statistics.elapsed.as_millis() as u64);
     let mut lines = vec![format!(
-        "ran {}; {}, {} open; {} in, {} records; buffer {} of {}",
+        "ran {}; {}, {} open; {} in, {}; buffer {} of {}",
         humantime::format_duration(elapsed),
         connections(totals.opened),
         totals.open,
         bytes(totals.bytes),
-        totals.records,
+        records(totals.records),
         bytes(held as u64),
         bytes(limit as u64),
     )];
     lines.extend(statistics.outputs.iter().map(|output| {
         format!(
-            "{}: {} written, {} records waiting",
+            "{}: {} written, {} waiting",
             output.name,
             bytes(output.written),
-            output.waiting
+            records(output.waiting)
         )
     }));
     lines

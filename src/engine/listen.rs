@@ -55,6 +55,9 @@ impl fmt::Display for ListenError {
 impl ListenError {
     fn hint(&self) -> &'static str {
         match self.error.kind() {
+            io::ErrorKind::AddrInUse if self.address.starts_with("unix:") => {
+                " (somebody listens there, or the file is no socket)"
+            }
             io::ErrorKind::AddrInUse => " (another program listens there; port 0 takes a free one)",
             io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
                 " (the folder must be writable)"

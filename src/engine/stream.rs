@@ -1,6 +1,6 @@
-//! A connection's socket: read from, brought to rest, closed.
+//! A connection's socket: read from, retired, closed.
 
-use std::io::{self, Read};
+use std::io::{self, Read as _};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -8,6 +8,9 @@ use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use socket2::SockRef;
+
+use crate::notice::describe;
+use crate::record::CloseReason;
 
 /// A socket of either kind.
 #[derive(Debug)]
@@ -24,17 +27,32 @@ pub(super) struct Stream {
     pub(super) is_listed: bool,
     /// The kernel has said that the peer ended: there is one more thing to read behind the bytes.
     pub(super) has_ended: bool,
-    rest: Rest,
+    retired: Option<Retired>,
 }
 
-/// How far a stream has been brought to rest at the end of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Rest {
-    Live,
-    /// The kernel acknowledges nothing more of what the peer sends.
-    Quiet,
+/// A stream that is read to its end and then closed, though its peer has not ended it.
+#[derive(Clone, Debug)]
+struct Retired {
+    reason: CloseReason,
+    /// The peer had ended it all the same.
+    had_ended: bool,
     /// The peer has been told, and with it the last byte that was acknowledged.
-    Told,
+    is_told: bool,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub(super) enum Read {
+    /// So many bytes.
+    Bytes(usize),
+    /// Nothing now; the kernel will tell of more.
+    Nothing,
+    /// To be tried again: it was interrupted, or looks once more at what the end has left.
+    Again,
+    /// The peer ended its direction.
+    Eof,
+    /// There is nothing more to come, for this reason.
+    Over(CloseReason),
 }
 
 impl Stream {
@@ -43,7 +61,7 @@ impl Stream {
             socket,
             is_listed: false,
             has_ended: false,
-            rest: Rest::Live,
+            retired: None,
         }
     }
 
@@ -54,22 +72,70 @@ impl Stream {
         }
     }
 
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &mut self.socket {
+    /// Reads once. `buffer` is not empty.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
+        let result = match &mut self.socket {
             Socket::Tcp(tcp) => tcp.read(buffer),
             Socket::Unix(unix) => unix.read(buffer),
+        };
+        match result {
+            Ok(0) => self.eof(),
+            Ok(len) => Read::Bytes(len),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => self.nothing(),
+                io::ErrorKind::Interrupted => Read::Again,
+                io::ErrorKind::ConnectionReset => Read::Over(CloseReason::Reset),
+                _ => Read::Over(CloseReason::Error(describe(&error).into())),
+            },
         }
     }
 
-    /// Stops the kernel from taking more of what the peer sends; what it has taken can still be
-    /// read. Without it a flood would never come to an end that can be named: bytes that arrive
-    /// between the last read and the close have been acknowledged to the peer, and would be lost.
-    pub(super) fn quiet(&mut self) {
-        if self.rest != Rest::Live {
+    fn eof(&self) -> Read {
+        match (&self.socket, &self.retired) {
+            // This side's own shutdown reads as an end, too.
+            (Socket::Unix(_), Some(retired)) if !retired.had_ended => {
+                Read::Over(retired.reason.clone())
+            }
+            _ => Read::Eof,
+        }
+    }
+
+    /// Nothing is left to read. For a retired stream that is final at the second look: between the
+    /// two the peer is sent a FIN, which acknowledges all that was taken. What the peer then counts
+    /// as delivered is exactly what was read, and a peer that reads sees an orderly end.
+    fn nothing(&mut self) -> Read {
+        let Some(retired) = &mut self.retired else {
+            return Read::Nothing;
+        };
+        if retired.is_told {
+            return Read::Over(retired.reason.clone());
+        }
+        retired.is_told = true;
+        if let Socket::Tcp(tcp) = &self.socket {
+            let _ = tcp.shutdown(Shutdown::Write);
+        }
+        Read::Again
+    }
+
+    /// Whether it is read to its end and then closed, whatever the kernel tells.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retired.is_some()
+    }
+
+    /// Stops the kernel from taking more of what the peer sends; what it has taken is still to be
+    /// read, and then the stream is over, for this reason. Without it a flood would never come to an
+    /// end that can be named: bytes that arrive between the last read and the close have been
+    /// acknowledged to the peer, and would be lost.
+    pub(super) fn retire(&mut self, reason: CloseReason) {
+        if self.retired.is_some() {
             return;
         }
-        self.rest = Rest::Quiet;
-        // Where the kernel refuses, the run ends as well as it can without.
+        self.retired = Some(Retired {
+            reason,
+            had_ended: self.has_ended,
+            is_told: false,
+        });
+        // Where the kernel refuses, it ends as well as it can without.
         let _ = match &self.socket {
             Socket::Tcp(tcp) => drop_all_packets(&SockRef::from(tcp)),
             // A Unix socket has no packets in flight: the peer's next write fails.
@@ -77,29 +143,19 @@ impl Stream {
         };
     }
 
-    /// Nothing was left to read after [`Stream::quiet`]. Says whether that is final; if not, the
-    /// stream is to be read once more.
-    ///
-    /// Between the two looks the peer is sent a FIN, which acknowledges all that was taken: what the
-    /// peer then counts as delivered is exactly what was read, and a peer that reads sees an
-    /// orderly end.
-    pub(super) fn is_drained(&mut self) -> bool {
-        if self.rest == Rest::Told {
-            return true;
-        }
-        self.rest = Rest::Told;
-        if let Socket::Tcp(tcp) = &self.socket {
-            let _ = tcp.shutdown(Shutdown::Write);
-        }
-        false
-    }
-
-    /// Closes it. After [`Stream::quiet`] a TCP peer is reset, behind the FIN: the kernel would else
-    /// keep a socket that no packet reaches, and the peer would send to it for minutes.
-    pub(super) fn close(self) {
-        if let (Socket::Tcp(tcp), true) = (&self.socket, self.rest > Rest::Live) {
-            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
-        }
+    /// Closes it, for this reason.
+    pub(super) fn close(self, reason: &CloseReason) {
+        let (Socket::Tcp(tcp), Some(_)) = (&self.socket, &self.retired) else {
+            return;
+        };
+        let socket = SockRef::from(tcp);
+        let _ = match reason {
+            // Both sides end in good order, and the last packets must reach this one.
+            CloseReason::Eof => take_packets_again(&socket),
+            // A reset, behind the FIN: the kernel would else keep a socket that no packet reaches,
+            // and the peer would send to it for minutes.
+            _ => socket.set_linger(Some(Duration::ZERO)),
+        };
     }
 }
 
@@ -111,6 +167,18 @@ pub(super) fn drop_all_packets(socket: &socket2::Socket) -> io::Result<()> {
     /// `BPF_RET | BPF_K`: accept `k` bytes of the packet.
     const RET: u16 = 0x06;
     socket.attach_filter(&[socket2::SockFilter::new(RET, 0, 0, 0)])
+}
+
+/// Undoes [`drop_all_packets`].
+#[cfg(target_os = "linux")]
+fn take_packets_again(socket: &socket2::Socket) -> io::Result<()> {
+    socket.detach_filter()
+}
+
+/// There is nothing to undo.
+#[cfg(not(target_os = "linux"))]
+fn take_packets_again(_: &socket2::Socket) -> io::Result<()> {
+    Ok(())
 }
 
 /// Elsewhere there is no such filter; bytes in flight at the end of a run may be lost.

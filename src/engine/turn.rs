@@ -13,7 +13,7 @@ use signal_hook_mio::v1_0::Signals;
 use super::clock::Clock;
 use super::listen::{Accepted, Listener, Remedy};
 use super::router::Router;
-use super::stream::Stream;
+use super::stream::{Read, Stream};
 use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER};
 use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, Slot};
@@ -160,12 +160,7 @@ impl Engine {
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadlines = if self.is_starved {
-            // What is due then cannot be recorded, and must not keep the loop awake.
-            [self.capture.shutdown.deadline_us(), None]
-        } else {
-            [self.capture.deadline_us(), self.accept_rests_until]
-        };
+        let deadlines = [self.capture.deadline_us(), self.accept_rests_until];
         let next = deadlines.into_iter().flatten().min()?;
         let left = next.saturating_sub(self.clock.now().elapsed_us);
         Some(Duration::from_micros(left))
@@ -271,7 +266,7 @@ impl Engine {
             return;
         }
         if self.capture.shutdown.phase() != Phase::Running {
-            stream.quiet();
+            stream.retire(CloseReason::Shutdown);
         }
         // Most peers have sent something by now; if not, the read says so and the kernel will tell.
         list(&mut self.ready, slot, &mut stream);
@@ -310,45 +305,28 @@ impl Engine {
         let buffer = self.capture.read_buffer(slot);
         let asked = buffer.len();
         match stream.read(buffer) {
-            Ok(0) => {
-                let now = self.clock.now();
-                self.capture.handle_eof(slot, now);
-                self.close(slot, CloseReason::Eof);
-            }
-            Ok(len) => {
+            Read::Bytes(len) => {
                 // A read that was not filled has emptied the socket, and the kernel will tell of
                 // more (epoll(7), question 9); only an end that it has told already it will not.
-                let is_running = self.capture.shutdown.phase() == Phase::Running;
-                if len == asked || stream.has_ended || !is_running {
+                if len == asked || stream.has_ended || stream.is_retired() {
                     list(&mut self.ready, slot, stream);
                 }
                 self.capture.handle_read(slot, len, self.clock.now());
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    if self.capture.shutdown.phase() == Phase::Running {
-                        return;
-                    }
-                    if stream.is_drained() {
-                        self.close(slot, CloseReason::Shutdown);
-                    } else {
-                        list(&mut self.ready, slot, stream);
-                    }
-                }
-                io::ErrorKind::Interrupted => list(&mut self.ready, slot, stream),
-                io::ErrorKind::ConnectionReset => self.close(slot, CloseReason::Reset),
-                _ => {
-                    let error = describe(&error).into();
-                    self.close(slot, CloseReason::Error(error));
-                }
-            },
+            Read::Nothing => {}
+            Read::Again => list(&mut self.ready, slot, stream),
+            Read::Eof => {
+                self.capture.handle_eof(slot, self.clock.now());
+                self.close(slot, CloseReason::Eof);
+            }
+            Read::Over(reason) => self.close(slot, reason),
         }
     }
 
     /// Closes a connection, for which [`Engine::make_room`] has made room.
     fn close(&mut self, slot: Slot, reason: CloseReason) {
         if let Some(stream) = self.streams[slot.0].take() {
-            stream.close();
+            stream.close(&reason);
         }
         self.capture.handle_close(slot, reason, self.clock.now());
         // A descriptor has come free: somebody may be waiting for it.
@@ -359,10 +337,10 @@ impl Engine {
         let now = self.clock.now();
         self.capture.shutdown.handle_timeout(now.elapsed_us);
         while let Some((slot, reason)) = self.capture.poll_expired(now) {
-            if !self.make_room(Some(slot)) {
-                return;
+            if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
+                stream.retire(reason);
+                list(&mut self.ready, slot, stream);
             }
-            self.close(slot, reason);
         }
     }
 
@@ -403,7 +381,7 @@ impl Engine {
         }
         for (slot, stream) in self.streams.iter_mut().enumerate() {
             if let Some(stream) = stream {
-                stream.quiet();
+                stream.retire(CloseReason::Shutdown);
                 list(&mut self.ready, Slot(slot), stream);
             }
         }
@@ -434,7 +412,7 @@ impl Engine {
 
     fn say_ending(&self, ending: Ending) {
         self.notify.say(match ending {
-            Ending::Whole => Notice::Statistics(self.statistics()),
+            Ending::Whole => Notice::Finished(self.statistics()),
             Ending::DeadlinePassed => Notice::DrainTimeout {
                 unread: self.capture.totals().open,
                 unwritten: self.router.unwritten(),

@@ -11,7 +11,8 @@ mod stdout;
 mod worker;
 
 use std::fmt;
-use std::io;
+use std::fs::File;
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +33,17 @@ pub struct OutputSpec {
     pub format: Format,
     /// Where it goes.
     pub place: PlaceSpec,
+    /// Whether raw bytes may go to a terminal.
+    pub raw_to_terminal: RawToTerminal,
+}
+
+/// Raw bytes from a peer can steer a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawToTerminal {
+    /// So they are kept from it.
+    Refused,
+    /// Somebody knows what they do.
+    Forced,
 }
 
 /// Where an output goes.
@@ -59,6 +71,8 @@ pub enum OpenError {
     Io(PathBuf, io::Error),
     /// These two are one file, by whatever names.
     Same(String, String),
+    /// It is a terminal, and the format is raw.
+    RawToTerminal(String),
 }
 
 impl fmt::Display for OpenError {
@@ -70,6 +84,10 @@ impl fmt::Display for OpenError {
             Self::Same(one, other) => write!(
                 f,
                 "outputs {one} and {other} are the same file: give each output a file of its own"
+            ),
+            Self::RawToTerminal(name) => write!(
+                f,
+                "{name} is a terminal, which raw bytes from a peer can steer: choose another format, or force it with --force"
             ),
         }
     }
@@ -137,8 +155,13 @@ impl OpenOutput {
                 (Place::File(place), audience)
             }
         };
+        let name = spec.place.to_string();
+        let is_raw = spec.format == Format::Raw;
+        if is_raw && spec.raw_to_terminal == RawToTerminal::Refused && place.is_terminal() {
+            return Err(OpenError::RawToTerminal(name));
+        }
         Ok(Self {
-            name: spec.place.to_string(),
+            name,
             format: spec.format,
             audience,
             place,
@@ -186,6 +209,17 @@ enum Place {
 }
 
 impl Place {
+    fn file(&self) -> &File {
+        match self {
+            Self::Stdout(stdout) => stdout.file(),
+            Self::File(file) => file.file(),
+        }
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.file().is_terminal()
+    }
+
     /// Device and inode of a regular file, by which two names of one are known.
     fn file_id(&self) -> Option<(u64, u64)> {
         match self {

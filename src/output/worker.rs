@@ -206,7 +206,7 @@ impl Worker {
     }
 
     fn write(&self, mut bytes: &[u8]) -> Result<(), Failure> {
-        let mut file = self.file();
+        let mut file = self.place.file();
         let mut tries = 0;
         while !bytes.is_empty() {
             match file.write(bytes) {
@@ -258,13 +258,6 @@ impl Worker {
                 action: "sync",
                 error,
             }),
-        }
-    }
-
-    fn file(&self) -> &File {
-        match &self.place {
-            Place::Stdout(stdout) => stdout.file(),
-            Place::File(file) => file.file(),
         }
     }
 }

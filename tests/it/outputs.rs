@@ -238,7 +238,7 @@ fn statistics_are_told_when_asked() {
     let mut tape = Tape::listen(&["-o", "a.bin"]);
     tape.send(b"12345");
     tape.signal(Signal::USR1);
-    let line = tape.wait_for_line("1 connection, 0 open; 5 B in, 5 records");
+    let line = tape.wait_for_line("1 connection, 0 open; 5 B in, 5 records; ");
     assert!(line.contains("buffer "), "{line}");
     tape.wait_for_line("a.bin: 5 B written, 0 records waiting");
     assert_eq!(tape.stop().status, Some(0));

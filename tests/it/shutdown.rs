@@ -2,16 +2,16 @@
 //! for longer than was said.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use rustix::process::Signal;
-use wiretape::record::CloseReason;
+use wiretape::record::{CloseReason, Event};
 
-use crate::tape::{Tape, eventually, listen_command, program, records, sessions};
+use crate::tape::{Session, Tape, eventually, listen_command, program, records, sessions};
 
 /// What a sender knows at the end: its name, the bytes the kernel took from it, and how many of them
 /// the other side never acknowledged.
@@ -85,13 +85,17 @@ fn check(args: &[&str]) {
     let sessions = sessions(&records(&ended.path("a.ndjson")));
     assert_eq!(sessions.len(), 40, "peers in the accept queue included");
     for (name, sent) in &sent {
-        let session = &sessions[name];
-        let acknowledged = sent.bytes.len() - sent.unacknowledged;
-        assert_eq!(session.bytes.len(), acknowledged, "{name}");
-        assert!(session.bytes == sent.bytes[..acknowledged], "{name}");
-        let close = session.close.as_ref().expect("it was closed");
-        assert_eq!(close.reason, CloseReason::Shutdown);
+        check_session(&sessions[name], sent, &CloseReason::Shutdown);
     }
+}
+
+/// What was recorded is exactly what was acknowledged.
+fn check_session(session: &Session, sent: &Sent, reason: &CloseReason) {
+    let acknowledged = sent.bytes.len() - sent.unacknowledged;
+    assert_eq!(session.bytes.len(), acknowledged, "{}", sent.name);
+    assert!(session.bytes == sent.bytes[..acknowledged], "{}", sent.name);
+    let close = session.close.as_ref().expect("it was closed");
+    assert_eq!(close.reason, *reason);
 }
 
 #[test]
@@ -105,8 +109,45 @@ fn peers_that_wait_to_be_accepted_are_read_too() {
 }
 
 #[test]
+fn a_busy_connection_that_grows_too_old_loses_no_acknowledged_byte() {
+    let tape = Tape::listen(&["-o", "a.ndjson", "--max-age", "200ms"]);
+    let sent = send_until_reset(tape.connect(), 1);
+    let sent = sent.join().expect("it ends with the connection");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    let sessions = sessions(&records(&ended.path("a.ndjson")));
+    check_session(&sessions[&sent.name], &sent, &CloseReason::Limit);
+}
+
+#[test]
+fn a_peer_that_had_ended_before_it_was_accepted_ends_in_good_order() {
+    let mut tape = Tape::listen(&["-o", "a.ndjson", "--max-conns", "1"]);
+    let first = tape.connect();
+    let mut waiting = tape.connect();
+    waiting.write_all(b"hello").expect("the kernel takes it");
+    waiting
+        .shutdown(std::net::Shutdown::Write)
+        .expect("it is open");
+    tape.signal(Signal::TERM);
+    tape.wait_for_line("stopping");
+    let ended = tape.wait();
+    assert_eq!(waiting.read(&mut [0; 8]).expect("no reset"), 0);
+    let sessions = sessions(&records(&ended.path("a.ndjson")));
+    for (stream, bytes, reason) in [
+        (&first, &b""[..], CloseReason::Shutdown),
+        (&waiting, b"hello", CloseReason::Eof),
+    ] {
+        let session = &sessions[&stream.local_addr().expect("it was connected").to_string()];
+        assert_eq!(session.bytes, bytes);
+        assert_eq!(
+            session.close.as_ref().expect("it was closed").reason,
+            reason
+        );
+    }
+}
+
+#[test]
 fn a_peer_that_only_waits_sees_an_orderly_end() {
-    use std::io::Read;
     let tape = Tape::listen(&["-o", "a.ndjson"]);
     let mut stream = tape.connect();
     stream.write_all(b"hello").expect("it listens");
@@ -133,13 +174,15 @@ fn a_unix_peer_loses_nothing_either() {
     let ended = tape.wait();
     assert_eq!(ended.status, Some(0));
     assert!(!ended.path("socket").exists(), "the socket's file is left");
-    let data: usize = records(&ended.path("a.ndjson"))
-        .iter()
-        .map(|record| match &record.event {
-            wiretape::record::Event::Data { payload, .. } => payload.len(),
-            _ => 0,
-        })
-        .sum();
+    let mut data = 0;
+    for record in records(&ended.path("a.ndjson")) {
+        match record.event {
+            Event::Data { payload, .. } => data += payload.len(),
+            Event::Close { close, .. } => assert_eq!(close.reason, CloseReason::Shutdown),
+            Event::Eof { .. } => panic!("the peer did not end"),
+            _ => {}
+        }
+    }
     assert_eq!(data, 100_000);
     drop(streams);
 }
@@ -213,8 +256,5 @@ fn timeout_signals_twice_and_means_it_once() {
     // timeout(1) ends with 124; its child, which is told apart by its last record, ended in order.
     let records = records(&ended.path("a.ndjson"));
     let last = &records.last().expect("there are records").event;
-    assert!(
-        matches!(last, wiretape::record::Event::End { .. }),
-        "{last:?}"
-    );
+    assert!(matches!(last, Event::End { .. }), "{last:?}");
 }

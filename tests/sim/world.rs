@@ -26,6 +26,8 @@ struct Peer {
     pending: VecDeque<u8>,
     /// How it ends behind the pending bytes.
     end: Option<CloseReason>,
+    /// Its time is over: what has arrived is read, nothing more arrives.
+    is_retired: bool,
     active_us: u64,
     opened_us: u64,
 }
@@ -207,6 +209,7 @@ impl World {
             slot,
             pending: VecDeque::new(),
             end: None,
+            is_retired: false,
             active_us: self.now.elapsed_us,
             opened_us: self.now.elapsed_us,
         });
@@ -274,9 +277,6 @@ impl World {
 
     fn expire(&mut self, seen: &mut Coverage) {
         while let Some((slot, reason)) = self.capture.poll_expired(self.now) {
-            if !self.make_room(Some(slot), seen) {
-                return;
-            }
             let nth = self.peers.iter().position(|peer| peer.slot == slot);
             let nth = nth.expect("only an open connection expires");
             let (idle, age) = self.times(&self.peers[nth]);
@@ -287,10 +287,14 @@ impl World {
             }
             seen.idle_timeout |= reason == CloseReason::IdleTimeout;
             seen.max_age |= reason == CloseReason::Limit;
-            self.close(nth, reason);
+            let peer = &mut self.peers[nth];
+            assert!(!peer.is_retired, "told twice");
+            peer.is_retired = true;
+            peer.end.get_or_insert(reason);
         }
         // Nobody was forgotten, and the next call is asked for in time.
-        let due = self.peers.iter().filter_map(|peer| {
+        let live = self.peers.iter().filter(|peer| !peer.is_retired);
+        let due = live.filter_map(|peer| {
             let (idle, age) = self.times(peer);
             let left = idle.into_iter().chain(age).min()?;
             Some(self.now.elapsed_us + left)
