@@ -5,15 +5,14 @@ use std::sync::Arc;
 use crate::record::batch::{Batch, ConnIndex};
 use crate::record::{Close, CloseReason, Direction, Endpoints, Timestamp};
 
-/// Beyond this a carry's memory is given back once it is empty; below it is kept for the next line.
-const KEPT_CARRY: usize = 4096;
-
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) opened_us: u64,
     /// When bytes last came; the start of the connection where none have.
     pub(super) active_us: u64,
+    /// It was told to be idle for too long by [`super::Capture::poll_expired`].
+    pub(super) is_suspect: bool,
     pub(super) incoming: Flow,
     /// With line framing: the beginning of a line whose end has not come.
     carry: Vec<u8>,
@@ -42,6 +41,7 @@ impl Connection {
             endpoints: Arc::new(endpoints),
             opened_us: now.elapsed_us,
             active_us: now.elapsed_us,
+            is_suspect: false,
             incoming: Flow::default(),
             carry: Vec::new(),
             interned: (0, ConnIndex::default()),
@@ -74,11 +74,8 @@ impl Connection {
     /// Moves what was carried to the front of `arena`.
     pub(super) fn unload_carry(&mut self, arena: &mut [u8]) {
         arena[..self.carry.len()].copy_from_slice(&self.carry);
-        if self.carry.capacity() > KEPT_CARRY {
-            self.carry = Vec::new();
-        } else {
-            self.carry.clear();
-        }
+        // Memory that is kept for the next line would add up over thousands of connections.
+        self.carry = Vec::new();
     }
 
     /// Records the first `len` bytes of the batch's spare arena as having come in, and says how many

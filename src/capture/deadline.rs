@@ -10,6 +10,9 @@ use std::collections::BinaryHeap;
 use super::Slot;
 use crate::record::ConnId;
 
+/// So few entries are not worth a sweep.
+const SWEPT_FROM: usize = 64;
+
 /// Connections by the moment, in microseconds since the start of the run, at which to look at them.
 #[derive(Debug, Default)]
 pub(super) struct Deadlines {
@@ -19,6 +22,20 @@ pub(super) struct Deadlines {
 impl Deadlines {
     pub(super) fn insert(&mut self, due_us: u64, slot: Slot, conn: ConnId) {
         self.heap.push(Reverse((due_us, slot, conn)));
+    }
+
+    /// Drops the entries of connections that are gone, once they are most of all: those of short
+    /// connections would else pile up for as long as their timeout is.
+    pub(super) fn sweep(&mut self, live: usize, is_live: impl Fn(Slot, ConnId) -> bool) {
+        if self.heap.len() > 2 * live + SWEPT_FROM {
+            self.heap
+                .retain(|&Reverse((_, slot, conn))| is_live(slot, conn));
+        }
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.heap.len()
     }
 
     /// The earliest moment at which something may be due.

@@ -62,7 +62,7 @@ pub struct Capture {
     config: Config,
     conns: Slab<Connection>,
     deadlines: Deadlines,
-    /// The end of the run, which the engine steers and this core starts.
+    /// The end of the run, which the engine steers.
     pub shutdown: Shutdown,
     batch: Option<Batch>,
     batch_serial: u64,
@@ -121,19 +121,15 @@ impl Capture {
     /// The run begins. Recorded before all else.
     pub fn handle_start(&mut self, start: Start, now: Timestamp) {
         debug_assert!(self.next_seq == 0 && self.has_room(None));
-        if let Some(batch) = &mut self.batch {
-            batch.push_start(now, start);
-            self.count(1);
-        }
+        batch(&mut self.batch).push_start(now, start);
+        self.count(1);
     }
 
     /// The run ends: every connection has been closed.
     pub fn handle_end(&mut self, now: Timestamp) {
         debug_assert!(self.conns.is_empty() && self.has_room(None));
-        if let Some(batch) = &mut self.batch {
-            batch.push_end(now, EndReason::Shutdown);
-            self.count(1);
-        }
+        batch(&mut self.batch).push_end(now, EndReason::Shutdown);
+        self.count(1);
     }
 
     // --- connections -----------------------------------------------------------------------------
@@ -155,11 +151,10 @@ impl Capture {
             local: local.into(),
         };
         let mut conn = Connection::new(endpoints, now);
-        if let Some(batch) = &mut self.batch {
-            let index = conn.index_in(batch, self.batch_serial);
-            batch.push_open(now, index);
-            self.count(1);
-        }
+        let batch = batch(&mut self.batch);
+        let index = conn.index_in(batch, self.batch_serial);
+        batch.push_open(now, index);
+        self.count(1);
         let (id, due) = (conn.endpoints.conn, due_us(&self.config, &conn));
         let slot = Slot(self.conns.insert(conn));
         if let Some(due) = due {
@@ -169,25 +164,28 @@ impl Capture {
     }
 
     /// Where the next bytes of this connection are read to: at most [`READ_MAX`], at least
-    /// [`READ_MIN`] bytes. Empty without [`Capture::has_room`].
+    /// [`READ_MIN`] bytes.
     pub fn read_buffer(&mut self, slot: Slot) -> &mut [u8] {
         // Room is left in front for the line that these bytes may end, so that it comes to lie in
         // one piece and only then is copied: a line that comes a byte at a time costs a byte each.
         let carried = self.conns[slot.0].carried();
-        let Some(batch) = &mut self.batch else {
-            return &mut [];
-        };
-        let spare = batch.spare();
+        let spare = batch(&mut self.batch).spare();
         let end = spare.len().min(carried + READ_MAX);
-        spare.get_mut(carried..end).unwrap_or_default()
+        &mut spare[carried..end]
     }
 
     /// The first `len` bytes of [`Capture::read_buffer`] came in.
     pub fn handle_read(&mut self, slot: Slot, len: usize, now: Timestamp) {
         debug_assert!(len > 0 && self.has_room(Some(slot)));
-        let Some(batch) = &mut self.batch else { return };
+        let batch = batch(&mut self.batch);
         let conn = &mut self.conns[slot.0];
         conn.active_us = now.elapsed_us;
+        if std::mem::take(&mut conn.is_suspect) {
+            // It had been quiet, as far as could be seen, and is not.
+            if let Some(due) = due_us(&self.config, conn) {
+                self.deadlines.insert(due, slot, conn.endpoints.conn);
+            }
+        }
         let carried = conn.carried();
         // What is carried is not in the arena yet, but its place is, and `whole` looks only behind it.
         let region = &batch.spare()[..carried + len];
@@ -212,34 +210,35 @@ impl Capture {
     pub fn handle_eof(&mut self, slot: Slot, now: Timestamp) {
         debug_assert!(self.has_room(Some(slot)));
         self.record_carry(slot, now);
-        if let Some(batch) = &mut self.batch {
-            let index = self.conns[slot.0].index_in(batch, self.batch_serial);
-            batch.push_eof(now, index, Direction::In);
-            self.count(1);
-        }
+        let batch = batch(&mut self.batch);
+        let index = self.conns[slot.0].index_in(batch, self.batch_serial);
+        batch.push_eof(now, index, Direction::In);
+        self.count(1);
     }
 
     /// The connection is closed. Its slot is free.
     pub fn handle_close(&mut self, slot: Slot, reason: CloseReason, now: Timestamp) {
-        debug_assert!(self.batch.is_some());
         self.record_carry(slot, now);
         let mut conn = self.conns.remove(slot.0);
-        self.carried -= conn.carry_cost();
         self.totals.open -= 1;
-        if let Some(batch) = &mut self.batch {
-            let index = conn.index_in(batch, self.batch_serial);
-            batch.push_close(now, index, conn.close(reason, now));
-            self.count(1);
-        }
+        let conns = &self.conns;
+        self.deadlines.sweep(conns.len(), |slot, id| {
+            (conns.get(slot.0)).is_some_and(|conn| conn.endpoints.conn == id)
+        });
+        let batch = batch(&mut self.batch);
+        let index = conn.index_in(batch, self.batch_serial);
+        batch.push_close(now, index, conn.close(reason, now));
+        self.count(1);
     }
 
     /// Records a line whose end has not come, as far as it goes.
     fn record_carry(&mut self, slot: Slot, now: Timestamp) {
         let conn = &mut self.conns[slot.0];
         let carried = conn.carried();
-        let Some(batch) = self.batch.as_mut().filter(|_| carried > 0) else {
+        if carried == 0 {
             return;
-        };
+        }
+        let batch = batch(&mut self.batch);
         self.carried -= conn.carry_cost();
         conn.unload_carry(batch.spare());
         self.carried += conn.carry_cost();
@@ -257,15 +256,17 @@ impl Capture {
         shutdown.into_iter().chain(self.deadlines.next()).min()
     }
 
-    /// A connection whose time is over, and why: it is to be read to its end and closed. Told once.
+    /// A connection whose time is over, and why: it is to be read to its end and closed. Told once;
+    /// one that was idle, and turns out to have sent something, gets its time again.
     pub fn poll_expired(&mut self, now: Timestamp) -> Option<(Slot, CloseReason)> {
         let (conns, config) = (&self.conns, &self.config);
         let slot = self.deadlines.expired(now.elapsed_us, |slot, id| {
             let conn = conns.get(slot.0).filter(|conn| conn.endpoints.conn == id)?;
             due_us(config, conn)
         })?;
-        let conn = &conns[slot.0];
-        let is_old = age_us(config, conn).is_some_and(|due| due <= now.elapsed_us);
+        let conn = &mut self.conns[slot.0];
+        let is_old = age_us(&self.config, conn).is_some_and(|due| due <= now.elapsed_us);
+        conn.is_suspect = !is_old;
         let reason = if is_old {
             CloseReason::Limit
         } else {
@@ -276,6 +277,11 @@ impl Capture {
 
     // --- what it knows ---------------------------------------------------------------------------
 
+    /// Deadlines that are kept: at most two for each open connection, and a few.
+    pub fn deadlines(&self) -> usize {
+        self.deadlines.len()
+    }
+
     /// What was captured so far.
     pub fn totals(&self) -> Totals {
         self.totals
@@ -285,6 +291,11 @@ impl Capture {
         self.totals.records += records;
         self.next_seq += records;
     }
+}
+
+/// The batch at hand. That there is one is the caller's part; see [`Capture::has_room`].
+fn batch(batch: &mut Option<Batch>) -> &mut Batch {
+    batch.as_mut().expect("the caller has made sure of room")
 }
 
 fn age_us(config: &Config, conn: &Connection) -> Option<u64> {

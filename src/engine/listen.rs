@@ -20,8 +20,8 @@ use super::stream::{self, drop_all_packets};
 /// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A peer that vanished without a word is noticed after `60 + 4 × 15` seconds: accepted sockets
-/// inherit this from the listener, at no call each.
+/// A peer that vanished without a word is noticed after `60 + 4 × 15` seconds. Accepted sockets
+/// inherit all options of their listener, at no call each.
 const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
@@ -152,6 +152,8 @@ fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
     // A restart must not wait for the last run's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_tcp_keepalive(&KEEPALIVE)?;
+    // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
+    socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(BoundSocket {

@@ -25,8 +25,10 @@ pub(super) struct Stream {
     socket: Socket,
     /// It is in the loop's list of those that may have something to read.
     pub(super) is_listed: bool,
-    /// The kernel has said that the peer ended: there is one more thing to read behind the bytes.
+    /// The kernel has said that the peer ended.
     pub(super) has_ended: bool,
+    /// It was idle for too long, unless something has arrived that was not read yet.
+    pub(super) is_suspect: bool,
     retired: Option<Retired>,
 }
 
@@ -61,6 +63,7 @@ impl Stream {
             socket,
             is_listed: false,
             has_ended: false,
+            is_suspect: false,
             retired: None,
         }
     }
@@ -115,11 +118,6 @@ impl Stream {
             let _ = tcp.shutdown(Shutdown::Write);
         }
         Read::Again
-    }
-
-    /// Whether it is read to its end and then closed, whatever the kernel tells.
-    pub(super) fn is_retired(&self) -> bool {
-        self.retired.is_some()
     }
 
     /// Stops the kernel from taking more of what the peer sends; what it has taken is still to be

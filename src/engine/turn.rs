@@ -44,8 +44,7 @@ pub(super) struct Engine {
     listeners: Vec<Listener>,
     /// By slot.
     streams: Vec<Option<Stream>>,
-    /// Connections that may have something to read. A slot stands here once, unless its connection
-    /// was closed in between; then it costs a read that finds nothing.
+    /// Connections that may have something to read, each once.
     ready: Vec<Slot>,
     /// Those whose turn it is now.
     turn: Vec<Slot>,
@@ -203,9 +202,10 @@ impl Engine {
         if let Some(batch) = self.capture.poll_batch() {
             self.router.send(batch);
         }
-        match self.router.pool.acquire() {
-            Some(batch) => self.capture.handle_batch(batch),
-            None => self.is_starved = true,
+        let batch = self.router.pool.acquire();
+        self.is_starved = batch.is_none();
+        if let Some(batch) = batch {
+            self.capture.handle_batch(batch);
         }
         !self.is_starved
     }
@@ -302,16 +302,17 @@ impl Engine {
         if !has_room {
             return list(&mut self.ready, slot, stream);
         }
-        let buffer = self.capture.read_buffer(slot);
-        let asked = buffer.len();
-        match stream.read(buffer) {
+        match stream.read(self.capture.read_buffer(slot)) {
             Read::Bytes(len) => {
-                // A read that was not filled has emptied the socket, and the kernel will tell of
-                // more (epoll(7), question 9); only an end that it has told already it will not.
-                if len == asked || stream.has_ended || stream.is_retired() {
-                    list(&mut self.ready, slot, stream);
-                }
+                // Read until there is nothing, as mio demands: a short read says little, for one ends
+                // before urgent data, and on a Unix socket behind every message with descriptors.
+                list(&mut self.ready, slot, stream);
+                stream.is_suspect = false;
                 self.capture.handle_read(slot, len, self.clock.now());
+            }
+            Read::Nothing if mem::take(&mut stream.is_suspect) => {
+                stream.retire(CloseReason::IdleTimeout);
+                list(&mut self.ready, slot, stream);
             }
             Read::Nothing => {}
             Read::Again => list(&mut self.ready, slot, stream),
@@ -338,7 +339,13 @@ impl Engine {
         self.capture.shutdown.handle_timeout(now.elapsed_us);
         while let Some((slot, reason)) = self.capture.poll_expired(now) {
             if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-                stream.retire(reason);
+                // Silence is known only once the socket has been looked into: while the outputs held
+                // all memory, or this process was stopped, nobody did.
+                if reason == CloseReason::IdleTimeout {
+                    stream.is_suspect = true;
+                } else {
+                    stream.retire(reason);
+                }
                 list(&mut self.ready, slot, stream);
             }
         }

@@ -26,6 +26,8 @@ struct Peer {
     pending: VecDeque<u8>,
     /// How it ends behind the pending bytes.
     end: Option<CloseReason>,
+    /// It was idle for too long, unless something has arrived that was not read yet.
+    is_suspect: bool,
     /// Its time is over: what has arrived is read, nothing more arrives.
     is_retired: bool,
     active_us: u64,
@@ -145,6 +147,7 @@ impl World {
         }
         self.expire(seen);
         assert!(self.pool.charged() <= self.pool.limit());
+        assert!(self.capture.deadlines() <= 2 * self.peers.len() + 65);
     }
 
     // --- the engine's part -----------------------------------------------------------------------
@@ -209,6 +212,7 @@ impl World {
             slot,
             pending: VecDeque::new(),
             end: None,
+            is_suspect: false,
             is_retired: false,
             active_us: self.now.elapsed_us,
             opened_us: self.now.elapsed_us,
@@ -231,6 +235,9 @@ impl World {
         let buffer = self.capture.read_buffer(peer.slot);
         assert!((READ_MIN..=READ_MAX).contains(&buffer.len()));
         if peer.pending.is_empty() {
+            if peer.is_suspect {
+                peer.end.get_or_insert(CloseReason::IdleTimeout);
+            }
             return match peer.end.clone() {
                 Some(reason) => {
                     self.close(nth, reason);
@@ -239,6 +246,7 @@ impl World {
                 None => false,
             };
         }
+        peer.is_suspect = false;
         let most = peer.pending.len().min(buffer.len());
         // A read may return less than there is.
         let len = if self.rng.bool() {
@@ -288,12 +296,19 @@ impl World {
             seen.idle_timeout |= reason == CloseReason::IdleTimeout;
             seen.max_age |= reason == CloseReason::Limit;
             let peer = &mut self.peers[nth];
-            assert!(!peer.is_retired, "told twice");
-            peer.is_retired = true;
-            peer.end.get_or_insert(reason);
+            assert!(!peer.is_suspect && !peer.is_retired, "told twice");
+            if reason == CloseReason::IdleTimeout {
+                peer.is_suspect = true;
+            } else {
+                peer.is_retired = true;
+                peer.end.get_or_insert(reason);
+            }
         }
         // Nobody was forgotten, and the next call is asked for in time.
-        let live = self.peers.iter().filter(|peer| !peer.is_retired);
+        let live = self
+            .peers
+            .iter()
+            .filter(|peer| !peer.is_suspect && !peer.is_retired);
         let due = live.filter_map(|peer| {
             let (idle, age) = self.times(peer);
             let left = idle.into_iter().chain(age).min()?;
