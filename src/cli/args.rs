@@ -83,6 +83,8 @@ pub struct Listen {
     pub buffer: ByteSize,
 
     /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
+    ///
+    /// More than the open-file limit allows are never open: some descriptors are kept for outputs.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_conns: Option<u32>,
 
@@ -99,8 +101,8 @@ pub struct Listen {
     pub drain: Duration,
 
     /// Colour connections in text and hex on standard output
-    #[arg(long, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
-    pub color: Color,
+    #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
+    pub color: When,
 
     /// Say nothing on standard error but where it listens and what goes wrong
     #[arg(short, long)]
@@ -133,7 +135,7 @@ pub enum Frame {
 
 /// When to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Color {
+pub enum When {
     /// On a terminal, unless NO_COLOR is set
     Auto,
     /// Also into a file or pipe

@@ -3,15 +3,14 @@
 
 use std::env;
 use std::fmt;
-use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{Color, Frame, Listen};
+use super::args::{Frame, Listen, When};
 use crate::capture;
+use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
-use crate::codec::{Audience, Format};
 use crate::engine::{Config, limits};
-use crate::output::{OutputSpec, PlaceSpec, RawToTerminal};
+use crate::output::{Color, OutputSpec, PlaceSpec, RawToTerminal};
 use crate::record::Framing;
 
 /// Arguments that make no sense, alone or together. One sentence, with what to do instead.
@@ -28,27 +27,11 @@ fn usage<T>(message: impl Into<String>) -> Result<T, UsageError> {
     Err(UsageError(message.into()))
 }
 
-/// Standard output, as far as it matters here.
-#[derive(Clone, Copy, Debug)]
-struct Stdout {
-    is_terminal: bool,
-    wants_color: bool,
-}
-
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
 const CARRY_SHARE: usize = 4;
 
 pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
-    let is_terminal = io::stdout().is_terminal();
-    let stdout = Stdout {
-        is_terminal,
-        wants_color: match args.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => is_terminal && environment_allows_color(),
-        },
-    };
-    let outputs = outputs(args, stdout)?;
+    let outputs = outputs(args)?;
     let framing = framing(args)?;
     let buffer = usize::try_from(args.buffer.as_u64()).unwrap_or(usize::MAX);
     let carry_limit = match framing {
@@ -57,13 +40,13 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
         Framing::Line { max } => (buffer / CARRY_SHARE).max(2 * max),
     };
     let own_descriptors = args.addresses.len() + outputs.len();
-    let default_max_conns = limits::max_conns(own_descriptors);
+    let room = limits::max_conns(own_descriptors);
     Ok(Config {
         listen: args.addresses.clone(),
         outputs,
         capture: capture::Config {
             framing,
-            max_conns: (args.max_conns).map_or(default_max_conns, |most| most as usize),
+            max_conns: (args.max_conns).map_or(room, |most| room.min(most as usize)),
             idle_timeout: args.idle_timeout,
             max_age: args.max_age,
             drain: args.drain,
@@ -94,7 +77,7 @@ fn framing(args: &Listen) -> Result<Framing, UsageError> {
     })
 }
 
-fn outputs(args: &Listen, stdout: Stdout) -> Result<Vec<OutputSpec>, UsageError> {
+fn outputs(args: &Listen) -> Result<Vec<OutputSpec>, UsageError> {
     let short = [
         (args.json, "--json", "json:-"),
         (args.raw, "--raw", "raw:-"),
@@ -123,17 +106,20 @@ fn outputs(args: &Listen, stdout: Stdout) -> Result<Vec<OutputSpec>, UsageError>
     let mut specs: Vec<OutputSpec> = Vec::new();
     let mut taken: Vec<(PathBuf, String)> = Vec::new();
     for (name, text) in wanted {
+        let (format, place) = format_and_place(text)?;
         let spec = OutputSpec {
+            format,
+            color: color(args, &place),
+            place,
             raw_to_terminal,
-            ..output(text, stdout)?
         };
         let place = match &spec.place {
-            PlaceSpec::Stdout(_) => PathBuf::from("-"),
+            PlaceSpec::Stdout => PathBuf::from("-"),
             PlaceSpec::File(path) => plain_path(path),
         };
         if let Some((_, other)) = taken.iter().find(|(taken, _)| *taken == place) {
             return usage(match &spec.place {
-                PlaceSpec::Stdout(_) => format!(
+                PlaceSpec::Stdout => format!(
                     "{other} and {name} both write to standard output: give one of them a file"
                 ),
                 PlaceSpec::File(_) => format!(
@@ -154,7 +140,17 @@ fn plain_path(path: &Path) -> PathBuf {
         .collect()
 }
 
-fn output(text: &str, stdout: Stdout) -> Result<OutputSpec, UsageError> {
+/// Only standard output is coloured without a terminal.
+fn color(args: &Listen, place: &PlaceSpec) -> Color {
+    match args.color {
+        When::Always if *place == PlaceSpec::Stdout => Color::Always,
+        When::Always => Color::OnTerminal,
+        When::Auto if environment_allows_color() => Color::OnTerminal,
+        When::Auto | When::Never => Color::Never,
+    }
+}
+
+fn format_and_place(text: &str) -> Result<(Format, PlaceSpec), UsageError> {
     let (format, path) = split_format(text)?;
     if path.is_empty() {
         return usage(format!(
@@ -162,16 +158,7 @@ fn output(text: &str, stdout: Stdout) -> Result<OutputSpec, UsageError> {
         ));
     }
     if path == "-" {
-        let audience = match (stdout.wants_color, stdout.is_terminal) {
-            (true, _) => Audience::ColorTerminal,
-            (false, true) => Audience::Terminal,
-            (false, false) => Audience::Program,
-        };
-        return Ok(OutputSpec {
-            format: format.unwrap_or(Format::Text),
-            place: PlaceSpec::Stdout(audience),
-            raw_to_terminal: RawToTerminal::Refused,
-        });
+        return Ok((format.unwrap_or(Format::Text), PlaceSpec::Stdout));
     }
     let extension = Path::new(path).extension().unwrap_or_default();
     let extension = extension.to_string_lossy().to_ascii_lowercase();
@@ -185,15 +172,12 @@ fn output(text: &str, stdout: Stdout) -> Result<OutputSpec, UsageError> {
             "-o {text}: this version knows no {placeholder} in a path; name one file for all connections"
         ));
     }
-    Ok(OutputSpec {
-        format: format.unwrap_or(match extension.as_str() {
-            "ndjson" | "jsonl" | "json" => Format::Json,
-            "txt" | "log" => Format::Text,
-            _ => Format::Raw,
-        }),
-        place: PlaceSpec::File(path.into()),
-        raw_to_terminal: RawToTerminal::Refused,
-    })
+    let format = format.unwrap_or(match extension.as_str() {
+        "ndjson" | "jsonl" | "json" => Format::Json,
+        "txt" | "log" => Format::Text,
+        _ => Format::Raw,
+    });
+    Ok((format, PlaceSpec::File(path.into())))
 }
 
 /// `FORMAT:PATH` or `PATH`. A first part that could be a format's name must be one.
@@ -232,16 +216,12 @@ mod tests {
     use super::super::args::{Args, Command};
     use super::*;
 
-    const PIPE: Stdout = Stdout {
-        is_terminal: false,
-        wants_color: false,
-    };
     fn planned(line: &str) -> Result<Vec<OutputSpec>, UsageError> {
         let line = ["wiretape", "listen", "0"]
             .into_iter()
             .chain(line.split_whitespace());
         let Command::Listen(args) = Args::try_parse_from(line).expect("it parses").command;
-        outputs(&args, PIPE)
+        outputs(&args)
     }
 
     fn check(line: &str, expected: &[(Format, &str)]) {

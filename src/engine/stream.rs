@@ -7,6 +7,7 @@ use std::time::Duration;
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use crate::notice::describe;
@@ -128,17 +129,25 @@ impl Stream {
         if self.retired.is_some() {
             return;
         }
+        // Where the kernel refuses, it ends as well as it can without.
+        let had_ended = match &self.socket {
+            Socket::Tcp(tcp) => {
+                let _ = drop_all_packets(&SockRef::from(tcp));
+                self.has_ended
+            }
+            Socket::Unix(unix) => {
+                // From here on, both ends look the same.
+                let had_ended = self.has_ended || has_hung_up(unix);
+                // A Unix socket has no packets in flight: the peer's next write fails.
+                let _ = unix.shutdown(Shutdown::Read);
+                had_ended
+            }
+        };
         self.retired = Some(Retired {
             reason,
-            had_ended: self.has_ended,
+            had_ended,
             is_told: false,
         });
-        // Where the kernel refuses, it ends as well as it can without.
-        let _ = match &self.socket {
-            Socket::Tcp(tcp) => drop_all_packets(&SockRef::from(tcp)),
-            // A Unix socket has no packets in flight: the peer's next write fails.
-            Socket::Unix(unix) => unix.shutdown(Shutdown::Read),
-        };
     }
 
     /// Closes it, for this reason.
@@ -155,6 +164,14 @@ impl Stream {
             _ => socket.set_linger(Some(Duration::ZERO)),
         };
     }
+}
+
+/// Whether the peer has ended its direction, though bytes of it may still be unread.
+fn has_hung_up(unix: &UnixStream) -> bool {
+    let mut fds = [PollFd::new(unix, PollFlags::RDHUP)];
+    // Without a wait, so there is nothing to be interrupted.
+    let _ = poll(&mut fds, Some(&Timespec::default()));
+    fds[0].revents().intersects(PollFlags::RDHUP)
 }
 
 /// Makes the kernel drop every packet that comes to this socket, before it is acknowledged, with a

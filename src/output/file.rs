@@ -1,11 +1,10 @@
 //! A file as a place to write to: appended, never truncated, opened anew on demand.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IsTerminal};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-
-use crate::codec::Audience;
 
 /// Captures hold what people sent, secrets among it: the owner alone may read them (less umask).
 const MODE: u32 = 0o600;
@@ -31,13 +30,14 @@ impl Drop for FilePlace {
 impl FilePlace {
     /// Opens it, or creates it where there is none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        // Rust's standard library sets O_CLOEXEC. Twice at most: it may come or go in between.
+        // Rust's standard library sets O_CLOEXEC.
         let mut options = OpenOptions::new();
         options.append(true).mode(MODE);
-        let (file, is_unused) = match options.open(path) {
-            Ok(file) => (file, false),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                (options.create(true).open(path)?, true)
+        let (file, is_unused) = match options.clone().create_new(true).open(path) {
+            Ok(file) => (file, true),
+            // There is one, or a link that leads to where there is none yet.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.create(true).open(path)?, false)
             }
             Err(error) => return Err(error),
         };
@@ -57,33 +57,9 @@ impl FilePlace {
         &self.file
     }
 
-    /// Somebody may have named a terminal.
-    pub(super) fn audience(&self) -> Audience {
-        if self.file.is_terminal() {
-            Audience::Terminal
-        } else {
-            Audience::Program
-        }
-    }
-
     /// Device and inode, where it is a regular file.
     pub(super) fn file_id(&self) -> Option<(u64, u64)> {
         regular_file_id(&self.file).ok().flatten()
-    }
-
-    /// Whether it ends in the middle of a line, as a crash leaves it. What cannot be read is taken
-    /// to end well.
-    pub(super) fn ends_torn(&self) -> bool {
-        let last_byte = || {
-            let file = File::open(&self.path)?;
-            let metadata = file.metadata()?;
-            let mut last = [b'\n'];
-            if metadata.is_file() && metadata.len() > 0 {
-                file.read_exact_at(&mut last, metadata.len() - 1)?;
-            }
-            io::Result::Ok(last[0])
-        };
-        last_byte().is_ok_and(|byte| byte != b'\n')
     }
 
     /// Opens the path anew. `None` where it still is the same file, or no regular file: a pipe or a
@@ -104,6 +80,24 @@ impl FilePlace {
         }
         Ok(())
     }
+}
+
+/// Whether `file` ends in the middle of a line, as a crash leaves it. What is no regular file, or
+/// cannot be read, is taken to end well.
+pub(super) fn ends_torn(file: &File) -> bool {
+    let last_byte = || {
+        // It is open for writing only. This path leads to it whatever it was opened by.
+        let file = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        let metadata = file.metadata()?;
+        let mut last = [b'\n'];
+        if metadata.is_file() && metadata.len() > 0 {
+            file.read_exact_at(&mut last, metadata.len() - 1)?;
+        }
+        io::Result::Ok(last[0])
+    };
+    // A pipe must not be opened: a second reader would take what is meant for the first.
+    let is_file = regular_file_id(file).is_ok_and(|id| id.is_some());
+    is_file && last_byte().is_ok_and(|byte| byte != b'\n')
 }
 
 pub(super) fn regular_file_id(file: &File) -> io::Result<Option<(u64, u64)>> {

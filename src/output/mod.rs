@@ -33,6 +33,8 @@ pub struct OutputSpec {
     pub format: Format,
     /// Where it goes.
     pub place: PlaceSpec,
+    /// Whether it is coloured.
+    pub color: Color,
     /// Whether raw bytes may go to a terminal.
     pub raw_to_terminal: RawToTerminal,
 }
@@ -46,11 +48,22 @@ pub enum RawToTerminal {
     Forced,
 }
 
+/// Whether connections are shown in colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// If the place is a terminal.
+    OnTerminal,
+    /// Wherever it goes.
+    Always,
+    /// Nowhere.
+    Never,
+}
+
 /// Where an output goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PlaceSpec {
-    /// Standard output, and who reads it.
-    Stdout(Audience),
+    /// Standard output.
+    Stdout,
     /// A file, appended to.
     File(PathBuf),
 }
@@ -58,7 +71,7 @@ pub enum PlaceSpec {
 impl fmt::Display for PlaceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Stdout(_) => f.write_str("standard output"),
+            Self::Stdout => f.write_str("standard output"),
             Self::File(path) => path.display().fmt(f),
         }
     }
@@ -99,7 +112,7 @@ impl std::error::Error for OpenError {}
 fn cause(path: &Path, error: &io::Error) -> String {
     let hint = match error.kind() {
         io::ErrorKind::NotFound => match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => {
+            Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
                 format!(" (create the folder {} first)", folder.display())
             }
             _ => String::new(),
@@ -142,24 +155,22 @@ pub fn open_all(specs: &[OutputSpec]) -> Result<Vec<OpenOutput>, OpenError> {
 
 impl OpenOutput {
     fn open(spec: &OutputSpec) -> Result<Self, OpenError> {
-        let (place, audience) = match &spec.place {
-            PlaceSpec::Stdout(audience) => {
-                let place = StdoutPlace::open()
-                    .map_err(|error| OpenError::Io(PathBuf::from("standard output"), error))?;
-                (Place::Stdout(place), *audience)
-            }
-            PlaceSpec::File(path) => {
-                let place =
-                    FilePlace::open(path).map_err(|error| OpenError::Io(path.clone(), error))?;
-                let audience = place.audience();
-                (Place::File(place), audience)
-            }
-        };
         let name = spec.place.to_string();
+        let place = match &spec.place {
+            PlaceSpec::Stdout => StdoutPlace::open().map(Place::Stdout),
+            PlaceSpec::File(path) => FilePlace::open(path).map(Place::File),
+        };
+        let place = place.map_err(|error| OpenError::Io(PathBuf::from(&name), error))?;
+        let is_terminal = place.file().is_terminal();
         let is_raw = spec.format == Format::Raw;
-        if is_raw && spec.raw_to_terminal == RawToTerminal::Refused && place.is_terminal() {
+        if is_raw && is_terminal && spec.raw_to_terminal == RawToTerminal::Refused {
             return Err(OpenError::RawToTerminal(name));
         }
+        let audience = match (spec.color, is_terminal) {
+            (Color::Always, _) | (Color::OnTerminal, true) => Audience::ColorTerminal,
+            (Color::Never, true) => Audience::Terminal,
+            (Color::Never | Color::OnTerminal, false) => Audience::Program,
+        };
         Ok(Self {
             name,
             format: spec.format,
@@ -214,10 +225,6 @@ impl Place {
             Self::Stdout(stdout) => stdout.file(),
             Self::File(file) => file.file(),
         }
-    }
-
-    fn is_terminal(&self) -> bool {
-        self.file().is_terminal()
     }
 
     /// Device and inode of a regular file, by which two names of one are known.

@@ -18,7 +18,7 @@ pub(super) enum Job {
     Finish,
 }
 
-/// Unbounded in itself: what is queued are batches, and the pool bounds them.
+/// Unbounded in itself: what fills it are batches, and the pool bounds them.
 #[derive(Debug)]
 pub(super) struct Queue {
     inner: Mutex<Inner>,
@@ -96,9 +96,9 @@ impl Queue {
 
     // --- the worker's side -----------------------------------------------------------------------
 
-    /// All that is queued, at once; nothing if nothing is.
-    pub(super) fn take(&self) -> VecDeque<Job> {
-        mem::take(&mut self.inner().jobs)
+    /// What was queued first, if anything is.
+    pub(super) fn pop(&self) -> Option<Job> {
+        self.inner().jobs.pop_front()
     }
 
     /// Waits until something is queued. The caller has written all that it was given.

@@ -8,12 +8,14 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::file::ends_torn;
 use super::queue::{Job, Queue};
 use super::{Place, State};
 use crate::codec::Encoder;
@@ -43,6 +45,8 @@ pub(super) struct Worker {
     segment: u64,
     /// Number of the record behind the last that was encoded.
     next_seq: u64,
+    /// Records of whole batches that are in the buffer, or partly written.
+    encoded: u64,
     queue: Arc<Queue>,
     notify: Notify,
 }
@@ -71,6 +75,7 @@ impl Worker {
             segment: start.segment,
             start,
             next_seq: 0,
+            encoded: 0,
             queue,
             notify,
         }
@@ -100,18 +105,18 @@ impl Worker {
 
     fn work(&mut self) -> Result<(), Failure> {
         loop {
-            for job in self.queue.take() {
-                match job {
-                    Job::Batch(batch) => self.encode(&batch)?,
-                    Job::Reopen(now) => self.reopen(now)?,
-                    Job::Finish => {
-                        self.flush()?;
-                        return self.sync();
-                    }
+            match self.queue.pop() {
+                Some(Job::Batch(batch)) => self.encode(&batch)?,
+                Some(Job::Reopen(now)) => self.reopen(now)?,
+                Some(Job::Finish) => {
+                    self.flush()?;
+                    return self.sync();
+                }
+                None => {
+                    self.flush()?;
+                    self.queue.wait();
                 }
             }
-            self.flush()?;
-            self.queue.wait();
         }
     }
 
@@ -134,16 +139,13 @@ impl Worker {
             }
         }
         self.next_seq = batch.next_seq();
-        self.queue.count_done(batch.records());
+        self.encoded += batch.records();
         Ok(())
     }
 
     /// A line that a crash cut short is ended, so that what is appended stands on lines of its own.
     fn mend_torn_end(&mut self) {
-        let Place::File(file) = &self.place else {
-            return;
-        };
-        if !matches!(self.encoder, Encoder::Raw) && file.ends_torn() {
+        if !matches!(self.encoder, Encoder::Raw) && ends_torn(self.place.file()) {
             self.notify.say(Notice::TornEnd {
                 output: self.name.clone(),
             });
@@ -200,6 +202,7 @@ impl Worker {
     fn flush(&mut self) -> Result<(), Failure> {
         self.write(&self.buffer)?;
         self.buffer.clear();
+        self.queue.count_done(mem::take(&mut self.encoded));
         // One record can be far longer than the rest; its memory is not kept for ever.
         self.buffer.shrink_to(4 * WRITE_SIZE);
         Ok(())

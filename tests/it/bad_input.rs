@@ -100,6 +100,17 @@ fn outputs_that_contradict_each_other() {
 #[test]
 fn one_file_by_two_names_is_found_out() {
     let folder = tempfile::tempdir().expect("a temporary folder");
+    // A link of the user's that leads nowhere yet stays, whatever fails behind it.
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink("target", &link).expect("it is new");
+    check_in(
+        folder.path(),
+        &["-o", "link", "-o", "no/such"],
+        1,
+        "cannot open no/such",
+    );
+    assert!(link.is_symlink());
+
     let (one, other) = (folder.path().join("one"), folder.path().join("other"));
     fs::write(&one, "kept").expect("it is new");
     fs::hard_link(&one, &other).expect("it is new");

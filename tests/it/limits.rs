@@ -4,8 +4,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
+use rustix::process::Signal;
 use wiretape::record::{Close, CloseReason, Event};
 
 use crate::tape::{Ended, Tape, end, eventually, listen_command, program, records};
@@ -110,17 +113,16 @@ fn peers_beyond_the_limit_wait_and_are_served() {
 
 #[test]
 fn peers_wait_while_descriptors_have_run_out() {
-    // More connections are allowed than the limit has room for, so accept meets EMFILE.
+    // The limit is lowered behind its back, so accept meets EMFILE.
     let Some(prlimit) = program("prlimit") else {
         return;
     };
-    let inner = listen_command(&["-o", "a.ndjson", "--max-conns", "1000"]);
-    let mut command = Command::new(prlimit);
-    command
-        .arg("--nofile=32:32")
-        .arg(inner.get_program())
-        .args(inner.get_args());
-    let mut tape = Tape::spawn(command);
+    let mut tape = Tape::listen(&["-o", "a.ndjson"]);
+    let pid = tape.pid().as_raw_nonzero().to_string();
+    let lowered = Command::new(prlimit)
+        .args(["--nofile=32:32", "--pid", &pid])
+        .status();
+    assert!(lowered.expect("prlimit starts").success());
     let streams: Vec<_> = (0..60).map(|_| tape.connect()).collect();
     tape.wait_for_line("accept: too many open files; trying again as connections close");
     for mut stream in streams {
@@ -130,6 +132,74 @@ fn peers_wait_while_descriptors_have_run_out() {
     let ended = tape.stop();
     assert_eq!(ended.status, Some(0));
     assert_eq!(closes(&ended).len(), 60);
+}
+
+#[test]
+fn no_more_connections_are_opened_than_leave_room_for_files() {
+    let Some(prlimit) = program("prlimit") else {
+        return;
+    };
+    let inner = listen_command(&["-o", "a.ndjson", "--max-conns", "1000"]);
+    let mut command = Command::new(prlimit);
+    command
+        .arg("--nofile=48:48")
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let tape = Tape::spawn(command);
+    let streams: Vec<_> = (0..40).map(|_| tape.connect()).collect();
+    std::fs::rename(tape.path("a.ndjson"), tape.path("moved")).expect("it exists");
+    tape.signal(Signal::HUP);
+    eventually("the file is opened anew", || {
+        tape.path("a.ndjson").exists().then_some(())
+    });
+    streams.into_iter().for_each(end);
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    assert!(!ended.has_said("too many open files"), "{:?}", ended.said);
+}
+
+#[test]
+fn a_peer_is_not_idle_while_nobody_reads_it() {
+    let mut command = listen_command(&["--json", "--buffer", "1", "--idle-timeout", "100ms"]);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    let mut stream = tape.connect();
+    let sent = 8_000_000;
+    let sender = thread::spawn(move || {
+        stream
+            .write_all(&vec![b'x'; sent])
+            .expect("it is not cut off");
+        end(stream);
+    });
+    // The output stands still for three times as long as a peer may be idle.
+    let mut stdout = tape.take_stdout();
+    tape.stand_still(Duration::from_millis(300));
+    let reader = thread::spawn(move || {
+        let mut text = String::new();
+        stdout.read_to_string(&mut text).expect("it is text");
+        text
+    });
+    sender.join().expect("all was sent");
+    assert_eq!(tape.stop().status, Some(0));
+    let text = reader.join().expect("no panic");
+    assert!(text.contains(&format!("\"reason\":\"eof\",\"in_bytes\":{sent},")));
+}
+
+#[test]
+fn urgent_bytes_are_bytes_and_hide_none_behind_them() {
+    let tape = Tape::listen(&["-o", "a.bin"]);
+    let mut stream = tape.connect();
+    stream.write_all(b"abc").expect("it reads");
+    let urgent = socket2::SockRef::from(&stream).send_out_of_band(b"X");
+    assert_eq!(urgent.expect("it is a TCP socket"), 1);
+    stream.write_all(b"def").expect("it reads");
+    // Seen while the peer still talks: nothing is left unread.
+    eventually("all is in the file", || {
+        let bytes = std::fs::read(tape.path("a.bin")).ok()?;
+        (bytes == b"abcXdef").then_some(())
+    });
+    end(stream);
+    assert_eq!(tape.stop().status, Some(0));
 }
 
 #[test]

@@ -149,6 +149,13 @@ impl Tape {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
+    /// Lets time pass in which it says nothing: for what must not happen however long one waits.
+    pub fn stand_still(&mut self, time: Duration) {
+        if let Ok(line) = self.stderr.recv_timeout(time) {
+            panic!("it said {line:?}");
+        }
+    }
+
     /// Sends a signal to a process that may have ended already.
     pub fn try_signal(&self, signal: Signal) {
         let _ = kill_process(self.pid(), signal);

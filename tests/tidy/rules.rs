@@ -122,10 +122,10 @@ fn imports_go_one_way(source: &Source) -> Vec<Breach> {
     };
     let mut breaches = Vec::new();
     for path in paths(&source.code) {
-        if let ["crate", other, ..] = path.segments[..]
-            && other != room
-            && !known.contains(&other)
-        {
+        let ["crate", other, ..] = path.segments[..] else {
+            continue;
+        };
+        if other != room && !known.contains(&other) {
             let what = format!("`{room}` must not know `crate::{other}`");
             breaches.push(breach(path.line, what));
         }

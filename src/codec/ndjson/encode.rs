@@ -127,8 +127,13 @@ impl Encoder {
             self.conn(conn, &mut text);
             word("dir", direction_name(direction), &mut text);
             begin_key("offset", &mut text);
-            let flow = (conn.id, conn.peer.as_ref().to_owned(), direction);
-            self.flow = (Some(flow), text);
+            let mut peer = match self.flow.0.take() {
+                Some((_, peer, _)) => peer,
+                None => String::new(),
+            };
+            peer.clear();
+            peer.push_str(&conn.peer);
+            self.flow = (Some((conn.id, peer, direction)), text);
         }
         out.extend_from_slice(&self.flow.1);
     }
