@@ -52,7 +52,6 @@ pub struct World {
     outputs: Vec<SimOutput>,
     ledger: Ledger,
     line: Vec<u8>,
-    is_starved: bool,
     checks_format: bool,
     /// Peers send far more than the outputs take.
     is_flood: bool,
@@ -107,7 +106,6 @@ impl World {
             },
             peers: Vec::new(),
             line: Vec::new(),
-            is_starved: false,
             checks_format: rng.u8(0..4) == 0,
             is_flood: framing == Framing::Chunk && rng.u8(0..8) == 0,
             rng,
@@ -163,7 +161,6 @@ impl World {
         match self.pool.acquire() {
             Some(batch) => self.capture.handle_batch(batch),
             None => {
-                self.is_starved = true;
                 seen.starved = true;
                 return false;
             }
@@ -420,7 +417,6 @@ impl World {
             }
         }
         drop(batch);
-        self.is_starved = false;
     }
 
     // --- the end ---------------------------------------------------------------------------------
