@@ -24,6 +24,8 @@ pub enum Notice {
     DrainTimeout {
         /// Connections that were not read to their end.
         unread: u64,
+        /// Whether somebody still waited to be accepted.
+        has_unaccepted: bool,
         /// Outputs that had not written everything.
         unwritten: Vec<String>,
     },

@@ -43,7 +43,9 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return fail(&error, status::USAGE),
     };
     let reporter = Reporter::new(listen.quiet, plan.outputs.len());
-    match engine::run(&plan, &reporter.into_notify()) {
+    let result = engine::run(&plan, &reporter.notify());
+    reporter.finish();
+    match result {
         Ok(Outcome::Whole) => ExitCode::SUCCESS,
         Ok(Outcome::NotWhole) => ExitCode::from(status::NOT_WHOLE),
         Err(error) => fail(&error, status::FAILURE),

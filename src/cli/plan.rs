@@ -9,6 +9,7 @@ use super::args::{Frame, Listen, When};
 use crate::capture;
 use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
+use crate::engine::address::Address;
 use crate::engine::{Config, limits};
 use crate::output::{Color, OutputSpec, PlaceSpec, RawToTerminal};
 use crate::record::Framing;
@@ -32,6 +33,12 @@ const CARRY_SHARE: usize = 4;
 
 pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     let outputs = outputs(args)?;
+    for (nth, address) in args.addresses.iter().enumerate() {
+        let is_free = matches!(address, Address::AnyInterface(0) | Address::Host(_, 0));
+        if !is_free && args.addresses[..nth].contains(address) {
+            return usage(format!("{address} is given twice: once is enough"));
+        }
+    }
     let framing = framing(args)?;
     let buffer = usize::try_from(args.buffer.as_u64()).unwrap_or(usize::MAX);
     let carry_limit = match framing {

@@ -2,6 +2,9 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 
@@ -14,27 +17,73 @@ pub(super) fn say(message: &dyn fmt::Display) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
-/// Puts notices into words, or leaves them out.
+/// Lines that wait to be said at most. Beyond it they are left out: whoever reads standard error has
+/// stopped.
+const WAITING_LINES: usize = 1024;
+
+/// How long the end of the program waits for its last lines to be taken.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// Says notices, on a thread of its own: a standard error that nobody reads must not hold up a
+/// capture, nor keep it from ending.
 #[derive(Debug)]
 pub(super) struct Reporter {
-    is_quiet: bool,
-    outputs: usize,
+    speaker: SyncSender<Message>,
+    wording: Arc<Wording>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// All lines before this have been said: tell so.
+    Flush(SyncSender<()>),
 }
 
 impl Reporter {
     /// With `is_quiet`, only where it listens and what goes wrong. `outputs` is how many there are.
     pub(super) fn new(is_quiet: bool, outputs: usize) -> Self {
-        Self { is_quiet, outputs }
+        let (speaker, messages) = sync_channel(WAITING_LINES);
+        std::thread::spawn(move || {
+            for message in messages {
+                match message {
+                    Message::Line(line) => say(&line),
+                    Message::Flush(done) => {
+                        let _ = done.send(());
+                    }
+                }
+            }
+        });
+        let wording = Arc::new(Wording { is_quiet, outputs });
+        Self { speaker, wording }
     }
 
-    pub(super) fn into_notify(self) -> Notify {
+    /// Where notices go to be said.
+    pub(super) fn notify(&self) -> Notify {
+        let (speaker, wording) = (self.speaker.clone(), Arc::clone(&self.wording));
         Notify::new(move |notice| {
-            for line in self.lines(&notice) {
-                say(&line);
+            for line in wording.lines(&notice) {
+                let _ = speaker.try_send(Message::Line(line));
             }
         })
     }
 
+    /// Waits, but not for long, until everything has been said.
+    pub(super) fn finish(&self) {
+        let (done, said) = sync_channel(1);
+        if self.speaker.try_send(Message::Flush(done)).is_ok() {
+            let _ = said.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// Puts notices into words, or leaves them out.
+#[derive(Debug)]
+struct Wording {
+    is_quiet: bool,
+    outputs: usize,
+}
+
+impl Wording {
     fn lines(&self, notice: &Notice) -> Vec<String> {
         let line = match notice {
             Notice::Listening(address) => format!("listening on {address}"),
@@ -61,7 +110,11 @@ impl Reporter {
             Notice::TornEnd { output } => format!(
                 "{output} ends in the middle of a line, as a crash leaves it; going on in a new line"
             ),
-            Notice::DrainTimeout { unread, unwritten } => drain_timeout(*unread, unwritten),
+            Notice::DrainTimeout {
+                unread,
+                has_unaccepted,
+                unwritten,
+            } => drain_timeout(*unread, *has_unaccepted, unwritten),
             Notice::Interrupted => "told twice to stop: what was left to write is lost".to_owned(),
             Notice::Statistics(statistics) => return statistics_lines(statistics),
             _ if self.is_quiet => return Vec::new(),
@@ -81,15 +134,15 @@ impl Reporter {
     }
 }
 
-fn drain_timeout(unread: u64, unwritten: &[String]) -> String {
-    let mut line = "the time to stop in (--drain) has passed".to_owned();
-    if unread > 0 {
-        line += &format!("; {} not read to the end", connections(unread));
-    }
-    if !unwritten.is_empty() {
-        line += &format!("; not all written: {}", unwritten.join(", "));
-    }
-    line
+fn drain_timeout(unread: u64, has_unaccepted: bool, unwritten: &[String]) -> String {
+    let parts = [
+        (unread > 0).then(|| format!("{} not read to the end", connections(unread))),
+        has_unaccepted.then(|| "peers that wait to be accepted were not read".to_owned()),
+        (!unwritten.is_empty()).then(|| format!("not all written: {}", unwritten.join(", "))),
+    ];
+    let said = "the time to stop in (--drain) has passed".to_owned();
+    let parts = std::iter::once(said).chain(parts.into_iter().flatten());
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 fn connections(count: u64) -> String {
@@ -110,7 +163,7 @@ fn counted(count: u64, thing: &str) -> String {
 fn statistics_lines(statistics: &Statistics) -> Vec<String> {
     let totals = statistics.totals;
     let (held, limit) = statistics.buffered;
-    let elapsed = std::time::Duration::from_millis(statistics.elapsed.as_millis() as u64);
+    let elapsed = Duration::from_millis(statistics.elapsed.as_millis() as u64);
     let mut lines = vec![format!(
         "ran {}; {}, {} open; {} in, {}; buffer {} of {}",
         humantime::format_duration(elapsed),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,13 +85,33 @@ pub(super) struct BoundSocket {
 
 /// The file of a Unix socket, removed when the socket is done with.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: another program may have put its own in that place.
+    id: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            id: file_id(path),
+        }
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody may have removed it already.
-        let _ = fs::remove_file(&self.0);
+        if self.id.is_some() && self.id == file_id(&self.path) {
+            // Somebody may remove it at this moment, which is as well.
+            let _ = fs::remove_file(&self.path);
+        }
     }
+}
+
+fn file_id(path: &Path) -> Option<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 /// Binds every socket that `address` stands for: a name may have several addresses.
@@ -167,7 +187,7 @@ fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     let address = SockAddr::unix(path)?;
     let result = match socket.bind(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path)? => {
             fs::remove_file(path)?;
             socket.bind(&address)
         }
@@ -177,16 +197,20 @@ fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
     Ok(BoundSocket {
         socket,
         name: format!("unix:{}", path.display()),
-        file: Some(SocketFile(path.to_owned())),
+        file: Some(SocketFile::new(path)),
     })
 }
 
-/// Whether the file is a socket that nobody listens on: a run that was killed left it.
-fn is_abandoned(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    is_socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+/// Whether the file is a socket that no process has open: a run that was killed left it.
+fn is_abandoned(path: &Path) -> io::Result<bool> {
+    let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
+    // A datagram socket cannot be connected to a stream socket, so this never disturbs one that
+    // lives: the kernel says EPROTOTYPE there, and ECONNREFUSED where there is none (unix(7)).
+    let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    let is_refused = probe
+        .connect(&SockAddr::unix(path)?)
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    Ok(is_socket && is_refused)
 }
 
 impl BoundSocket {

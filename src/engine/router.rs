@@ -9,11 +9,16 @@ use crate::record::batch::{Batch, BatchPool};
 pub(super) struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
+    is_finishing: bool,
 }
 
 impl Router {
     pub(super) fn new(pool: BatchPool, outputs: Vec<Output>) -> Self {
-        Self { pool, outputs }
+        Self {
+            pool,
+            outputs,
+            is_finishing: false,
+        }
     }
 
     pub(super) fn send(&self, batch: Batch) {
@@ -29,7 +34,8 @@ impl Router {
         }
     }
 
-    pub(super) fn finish(&self) {
+    pub(super) fn finish(&mut self) {
+        self.is_finishing = true;
         for output in &self.outputs {
             output.finish();
         }
@@ -52,8 +58,11 @@ impl Router {
 
     /// Outputs that have not written all they were given.
     pub(super) fn unwritten(&self) -> Vec<String> {
-        let running = self.outputs.iter().filter(|output| !output.has_ended());
-        running.map(|output| output.name().to_owned()).collect()
+        let is_behind = |output: &&Output| {
+            !output.has_ended() && (self.is_finishing || output.statistics().waiting > 0)
+        };
+        let behind = self.outputs.iter().filter(is_behind);
+        behind.map(|output| output.name().to_owned()).collect()
     }
 
     pub(super) fn outputs(&self) -> &[Output] {

@@ -42,6 +42,7 @@ pub(super) struct Engine {
     doorbell: Arc<Doorbell>,
     clock: Clock,
     listeners: Vec<Listener>,
+    first_listener: usize,
     /// By slot.
     streams: Vec<Option<Stream>>,
     /// Connections that may have something to read, each once.
@@ -75,6 +76,7 @@ impl Engine {
             doorbell,
             clock: Clock::start(),
             listeners,
+            first_listener: 0,
             streams: Vec::new(),
             ready: Vec::new(),
             turn: Vec::new(),
@@ -223,7 +225,10 @@ impl Engine {
     fn accept(&mut self) {
         let now_us = self.clock.now().elapsed_us;
         self.accept_rests_until = self.accept_rests_until.filter(|&until| now_us < until);
+        // Each in its turn is the first: where connections come free one by one, all are served.
+        self.first_listener = (self.first_listener + 1) % self.listeners.len().max(1);
         for nth in 0..self.listeners.len() {
+            let nth = (self.first_listener + nth) % self.listeners.len();
             for _ in 0..ACCEPTS_A_TURN {
                 let rests = self.accept_rests_until.is_some();
                 if rests || !self.listeners[nth].may_accept || !self.capture.may_open() {
@@ -422,6 +427,7 @@ impl Engine {
             Ending::Whole => Notice::Finished(self.statistics()),
             Ending::DeadlinePassed => Notice::DrainTimeout {
                 unread: self.capture.totals().open,
+                has_unaccepted: self.listeners.iter().any(|listener| listener.may_accept),
                 unwritten: self.router.unwritten(),
             },
             Ending::Interrupted => Notice::Interrupted,

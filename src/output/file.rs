@@ -68,6 +68,10 @@ impl FilePlace {
         if self.file_id().is_none() {
             return Ok(None);
         }
+        // What took its place may be a pipe, whose opening would wait for a reader.
+        if fs::metadata(&self.path).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::other("no regular file any more"));
+        }
         let mut new = Self::open(&self.path)?;
         new.keep();
         Ok(Some(new).filter(|new| new.file_id() != self.file_id()))

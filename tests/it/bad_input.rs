@@ -42,6 +42,11 @@ fn addresses_that_cannot_be_listened_on() {
         "cannot listen on 192.0.2.1:1: cannot assign requested address",
     );
     check(
+        &[&taken, &taken],
+        2,
+        &format!("{taken} is given twice: once is enough"),
+    );
+    check(
         &["unix:no/such/socket"],
         1,
         "cannot listen on unix:no/such/socket: no such file or directory",

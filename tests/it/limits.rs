@@ -82,6 +82,9 @@ fn an_abandoned_unix_socket_is_replaced_and_one_in_use_is_not() {
     let refused = listen_command(&[&address]).output().expect("it starts");
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("address already in use"));
+    live.set_nonblocking(true).expect("it is a socket");
+    let disturbed = live.accept().expect_err("nobody knocked");
+    assert_eq!(disturbed.kind(), std::io::ErrorKind::WouldBlock);
     drop(live);
     assert!(path.exists(), "std leaves the file");
     let tape = Tape::listen(&[&address, "-o", "a.bin"]);
@@ -109,6 +112,47 @@ fn peers_beyond_the_limit_wait_and_are_served() {
         }
         assert!(open <= 2);
     }
+}
+
+#[test]
+fn a_crowd_at_one_address_does_not_starve_the_other() {
+    let tape = Tape::listen(&[
+        "127.0.0.1:0",
+        "127.0.0.1:0",
+        "--max-conns",
+        "1",
+        "-o",
+        "a.ndjson",
+    ]);
+    let connect = |address: &String| TcpStream::connect(address).expect("it listens");
+    let holder = connect(&tape.addresses[0]);
+    let file = tape.path("a.ndjson");
+    eventually("the only place is taken", || {
+        let text = std::fs::read_to_string(&file).ok()?;
+        text.contains("\"open\"").then_some(())
+    });
+    let mut waiting: Vec<_> = (0..50).map(|_| connect(&tape.addresses[0])).collect();
+    waiting.push(connect(&tape.addresses[1]));
+    for stream in &waiting {
+        stream
+            .shutdown(std::net::Shutdown::Write)
+            .expect("it is open");
+    }
+    end(holder);
+    waiting.into_iter().for_each(|mut stream| {
+        assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
+    });
+    let ended = tape.stop();
+    let order: Vec<_> = records(&ended.path("a.ndjson"))
+        .into_iter()
+        .filter_map(|record| match record.event {
+            Event::Open { local, .. } => Some(local.into_owned()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order.len(), 52);
+    let place = order.iter().position(|local| *local != order[0]);
+    assert!(place.is_some_and(|place| place < 51), "it was served last");
 }
 
 #[test]

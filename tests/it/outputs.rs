@@ -1,12 +1,12 @@
 //! Files: appended to, opened anew, of the right mode; and outputs that end before the run does.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use wiretape::record::{EndReason, Event, Record};
 
 use crate::tape::{Tape, eventually, listen_command, records};
@@ -179,6 +179,54 @@ fn a_file_that_cannot_be_opened_again_is_written_on() {
     assert_eq!(tape.stop().status, Some(0));
     let text = fs::read_to_string(parent.path().join("old/a.log")).expect("it is there");
     assert!(text.contains("before") && text.contains("after"));
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_file_does_not_hold_it_up() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let mut tape = Tape::listen(&["-o", "a.log"]);
+    fs::rename(tape.path("a.log"), tape.path("old")).expect("it exists");
+    let mode = Mode::RUSR | Mode::WUSR;
+    mknodat(CWD, tape.path("a.log"), FileType::Fifo, mode, 0).expect("it is new");
+    tape.signal(Signal::HUP);
+    tape.wait_for_line("reopen a.log: no regular file any more");
+    tape.send(b"after");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    assert!(String::from_utf8_lossy(&ended.read("old")).contains("after"));
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_nothing() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut child = listen_command(&["-o", "a.bin"])
+        .current_dir(folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("wiretape starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("a pipe");
+    let address = line
+        .trim()
+        .rsplit(' ')
+        .next()
+        .expect("it has one")
+        .to_owned();
+    rustix::pipe::fcntl_setpipe_size(stderr.get_ref(), 4096).expect("it is a pipe");
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    // Three times what the pipe holds.
+    for nth in 1..=100 {
+        kill_process(Pid::from_child(&child), Signal::USR1).expect("it runs");
+        stream.write_all(b"x").expect("it reads");
+        eventually("the byte is in the file", || {
+            let len = fs::metadata(folder.path().join("a.bin")).ok()?.len();
+            (len == nth).then_some(())
+        });
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
+    let status = eventually("it ends", || child.try_wait().expect("it is a child"));
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]
