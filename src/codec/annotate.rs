@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::Audience;
 use super::escape::{is_deceptive, plain_run, push_number};
 use crate::record::time::WallTimeText;
-use crate::record::{CloseReason, Conn, Direction, Event, Record};
+use crate::record::{CloseReason, Conn, Direction, Event, GapReason, Record};
 
 /// Colours of connections, as SGR parameters: no red, which reads as failure.
 const COLORS: [&str; 10] = ["32", "33", "34", "35", "36", "92", "93", "94", "95", "96"];
@@ -61,7 +61,7 @@ impl Annotator {
                     CloseReason::IdleTimeout => "idle for too long",
                     CloseReason::Limit => "open for too long",
                     CloseReason::Shutdown => "wiretape is stopping",
-                    CloseReason::Error(error) => error,
+                    CloseReason::Error(text) | CloseReason::Other(text) => text,
                 };
                 let duration = Duration::from_micros(close.duration_us);
                 format!(
@@ -71,10 +71,16 @@ impl Annotator {
                     humantime::format_duration(duration)
                 )
             }
-            Event::Gap { records, bytes, .. } => {
-                format!(
-                    "GAP: {records} records with {bytes} bytes are missing here: output stalled"
-                )
+            Event::Gap {
+                records,
+                bytes,
+                reason,
+            } => {
+                let reason = match reason {
+                    GapReason::StalledOutput => "output stalled",
+                    GapReason::Other(text) => text,
+                };
+                format!("GAP: {records} records with {bytes} bytes are missing here: {reason}")
             }
             Event::Start(_) | Event::Data { .. } | Event::Eof { .. } | Event::End { .. } => return,
         };

@@ -358,7 +358,9 @@ impl<'a> Iterator for Records<'a> {
                     conn: conn(),
                     close: Cow::Borrowed(&**close),
                 },
-                &HeadKind::End(reason) => Event::End { reason },
+                HeadKind::End(reason) => Event::End {
+                    reason: reason.clone(),
+                },
             };
             return Some(self.numbered(head.time, event));
         }

@@ -106,22 +106,28 @@ pub enum CloseReason {
     Shutdown,
     /// The kernel reported something else: its text.
     Error(Box<str>),
+    /// A reason that a later program recorded.
+    Other(Box<str>),
 }
 
 /// Why a segment ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndReason {
     /// The run goes on in the next segment.
     Rotated,
     /// The run ended.
     Shutdown,
+    /// A reason that a later program recorded.
+    Other(Box<str>),
 }
 
 /// Why records are missing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GapReason {
     /// The output did not take them in time and was allowed to miss some.
     StalledOutput,
+    /// A reason that a later program recorded.
+    Other(Box<str>),
 }
 
 /// What was captured so far.

@@ -111,7 +111,7 @@ impl Ledger {
                 self.missing += bytes;
                 Ok(())
             }
-            Event::End { reason } => self.end(*reason),
+            Event::End { reason } => self.end(reason),
         }
     }
 
@@ -221,8 +221,8 @@ impl Ledger {
         Ok(())
     }
 
-    fn end(&mut self, reason: EndReason) -> Result<(), String> {
-        if reason == EndReason::Rotated {
+    fn end(&mut self, reason: &EndReason) -> Result<(), String> {
+        if *reason == EndReason::Rotated {
             return Ok(());
         }
         if !self.open.is_empty() {

@@ -89,12 +89,12 @@ impl Encoder {
                 self.moment(record, out);
                 number("records", *records, out);
                 number("bytes", *bytes, out);
-                word("reason", gap_name(*reason), out);
+                self.string("reason", gap_name(reason), out);
             }
             Event::End { reason } => {
                 out.extend_from_slice(b"{\"type\":\"end\"");
                 self.moment(record, out);
-                word("reason", end_name(*reason), out);
+                self.string("reason", end_name(reason), out);
             }
         }
         out.extend_from_slice(b"}\n");
@@ -162,7 +162,7 @@ impl Encoder {
     }
 
     fn close(&self, close: &Close, out: &mut Vec<u8>) {
-        word("reason", close_name(&close.reason), out);
+        self.string("reason", close_name(&close.reason), out);
         if let CloseReason::Error(error) = &close.reason {
             self.string("error", error, out);
         }

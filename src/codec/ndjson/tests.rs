@@ -52,6 +52,7 @@ fn close() -> impl Strategy<Value = Close> {
         Just(CloseReason::Limit),
         Just(CloseReason::Shutdown),
         text().prop_map(|error| CloseReason::Error(error.into())),
+        text().prop_map(|reason| CloseReason::Other(format!("later {reason}").into())),
     ];
     let crc = any::<u32>();
     (reason, NUMBER, NUMBER, crc, any::<Option<u32>>(), NUMBER).prop_map(
@@ -107,7 +108,11 @@ fn event() -> impl Strategy<Value = Event<'static>> {
             bytes,
             reason: GapReason::StalledOutput,
         }),
-        1 => prop_oneof![Just(EndReason::Rotated), Just(EndReason::Shutdown)]
+        1 => prop_oneof![
+            Just(EndReason::Rotated),
+            Just(EndReason::Shutdown),
+            Just(EndReason::Other("later".into()))
+        ]
             .prop_map(|reason| Event::End { reason }),
     ]
 }

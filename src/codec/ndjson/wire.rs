@@ -94,7 +94,7 @@ pub(super) fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
-pub(super) fn close_name(reason: &CloseReason) -> &'static str {
+pub(super) fn close_name(reason: &CloseReason) -> &str {
     match reason {
         CloseReason::Eof => "eof",
         CloseReason::Reset => "reset",
@@ -102,19 +102,22 @@ pub(super) fn close_name(reason: &CloseReason) -> &'static str {
         CloseReason::Limit => "limit",
         CloseReason::Shutdown => "shutdown",
         CloseReason::Error(_) => "error",
+        CloseReason::Other(name) => name,
     }
 }
 
-pub(super) fn end_name(reason: EndReason) -> &'static str {
+pub(super) fn end_name(reason: &EndReason) -> &str {
     match reason {
         EndReason::Rotated => "rotated",
         EndReason::Shutdown => "shutdown",
+        EndReason::Other(name) => name,
     }
 }
 
-pub(super) fn gap_name(reason: GapReason) -> &'static str {
+pub(super) fn gap_name(reason: &GapReason) -> &str {
     match reason {
         GapReason::StalledOutput => "stalled_output",
+        GapReason::Other(name) => name,
     }
 }
 
@@ -187,11 +190,11 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
                 wire.kind = "gap".into();
                 wire.records = Some(*records);
                 wire.bytes = Some(*bytes);
-                wire.reason = Some(gap_name(*reason).into());
+                wire.reason = Some(gap_name(reason).into());
             }
             Event::End { reason } => {
                 wire.kind = "end".into();
-                wire.reason = Some(end_name(*reason).into());
+                wire.reason = Some(end_name(reason).into());
             }
         }
         wire
@@ -227,14 +230,14 @@ impl<'a> Wire<'a> {
                 bytes: self.bytes.ok_or(Misfit::Missing("bytes"))?,
                 reason: match self.reason()? {
                     "stalled_output" => GapReason::StalledOutput,
-                    _ => return Err(Misfit::Invalid("reason")),
+                    other => GapReason::Other(other.into()),
                 },
             },
             "end" => Event::End {
                 reason: match self.reason()? {
                     "rotated" => EndReason::Rotated,
                     "shutdown" => EndReason::Shutdown,
-                    _ => return Err(Misfit::Invalid("reason")),
+                    other => EndReason::Other(other.into()),
                 },
             },
             _ => return Ok(None),
@@ -318,7 +321,7 @@ impl<'a> Wire<'a> {
             "limit" => CloseReason::Limit,
             "shutdown" => CloseReason::Shutdown,
             "error" => CloseReason::Error(self.error.as_deref().unwrap_or_default().into()),
-            _ => return Err(Misfit::Invalid("reason")),
+            other => CloseReason::Other(other.into()),
         };
         let crc32 = |key, text: &str| match hex::<8>(text) {
             Some(crc) => Ok(crc as u32),
