@@ -13,6 +13,8 @@
 mod conn;
 mod deadline;
 pub mod shutdown;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

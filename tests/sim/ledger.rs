@@ -195,6 +195,7 @@ pub struct Coverage {
     pub idle_timeout: bool,
     pub max_age: bool,
     pub wall_backwards: bool,
+    pub failed_output: bool,
     pub drained: bool,
     pub deadline_passed: bool,
     pub interrupted: bool,
@@ -210,6 +211,7 @@ impl Coverage {
             && self.idle_timeout
             && self.max_age
             && self.wall_backwards
+            && self.failed_output
             && self.drained
             && self.deadline_passed
             && self.interrupted;

@@ -40,6 +40,7 @@ struct SimOutput {
     queue: VecDeque<Arc<Batch>>,
     ledger_position: u64,
     is_stalled: bool,
+    has_failed: bool,
 }
 
 pub struct World {
@@ -93,6 +94,7 @@ impl World {
             queue: VecDeque::new(),
             ledger_position: 0,
             is_stalled: false,
+            has_failed: false,
         });
         Self {
             outputs: outputs.collect(),
@@ -136,8 +138,9 @@ impl World {
             48..78 => self.read(seen),
             78..83 => self.finish_peer(),
             83..90 => self.pass_time(seen),
-            90..95 if self.is_flood => self.outputs[0].is_stalled = true,
-            90..95 => self.toggle_stall(),
+            90..94 if self.is_flood => self.outputs[0].is_stalled = true,
+            90..94 => self.toggle_stall(),
+            94 => self.fail_output(seen),
             _ => self.send_if_idle(),
         }
         if self.rng.bool() {
@@ -174,13 +177,14 @@ impl World {
 
     fn send(&mut self, batch: Batch) {
         let batch = batch.seal();
-        for output in &mut self.outputs {
+        for output in self.outputs.iter_mut().filter(|output| !output.has_failed) {
             output.queue.push_back(Arc::clone(&batch));
         }
     }
 
     fn send_if_idle(&mut self) {
-        if self.outputs.iter().any(|output| output.queue.is_empty()) {
+        let is_idle = |output: &SimOutput| !output.has_failed && output.queue.is_empty();
+        if self.outputs.iter().any(is_idle) {
             if let Some(batch) = self.capture.poll_batch() {
                 self.send(batch);
             }
@@ -388,6 +392,17 @@ impl World {
     fn toggle_stall(&mut self) {
         let nth = self.rng.usize(0..self.outputs.len());
         self.outputs[nth].is_stalled = !self.outputs[nth].is_stalled;
+    }
+
+    /// An output other than the first, whose records are checked, fails: what it was sent goes back,
+    /// and it is sent nothing more.
+    fn fail_output(&mut self, seen: &mut Coverage) {
+        let nth = self.rng.usize(0..self.outputs.len());
+        if nth > 0 {
+            self.outputs[nth].has_failed = true;
+            self.outputs[nth].queue.clear();
+            seen.failed_output = true;
+        }
     }
 
     fn work_outputs(&mut self, seen: &mut Coverage) {

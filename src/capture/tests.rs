@@ -1,0 +1,221 @@
+//! The capture core by scripts: what happened on the left, what was recorded on the right.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::record::batch::{ARENA_SIZE, BatchPool};
+use crate::record::doorbell::Doorbell;
+use crate::record::{Event, Record};
+
+/// What happens. Connections are named by the order in which they were opened, from 1.
+enum Step {
+    Open,
+    Read(usize, &'static str),
+    Eof(usize),
+    Close(usize, CloseReason),
+    /// So many milliseconds pass.
+    Pass(u64),
+    /// Whose time is over, and why.
+    Expired(&'static [(usize, CloseReason)]),
+    End,
+}
+use Step::{Close, End, Eof, Expired, Open, Pass, Read};
+
+const CHUNK: Framing = Framing::Chunk;
+const LINE: Framing = Framing::Line { max: 8 };
+
+fn config(framing: Framing) -> Config {
+    Config {
+        framing,
+        max_conns: 10,
+        idle_timeout: Some(Duration::from_millis(100)),
+        max_age: Some(Duration::from_millis(250)),
+        drain: Duration::from_secs(5),
+        carry_limit: 1000,
+    }
+}
+
+/// A record in few words: `data 1 @3 "c"`.
+fn in_words(record: &Record<'_>) -> String {
+    let words = match &record.event {
+        Event::Open { conn, .. } => format!("open {}", conn.id),
+        Event::Data {
+            conn,
+            offset,
+            payload,
+            partial,
+            ..
+        } => {
+            let text = String::from_utf8_lossy(payload);
+            let partial = if *partial { " partial" } else { "" };
+            format!("data {} @{offset} {text:?}{partial}", conn.id)
+        }
+        Event::Eof { conn, .. } => format!("eof {}", conn.id),
+        Event::Close { conn, close } => format!(
+            "close {} {:?} {} bytes {:08x} after {} ms",
+            conn.id,
+            close.reason,
+            close.in_bytes,
+            close.in_crc32,
+            close.duration_us / 1000
+        ),
+        Event::End { .. } => "end".to_owned(),
+        other => format!("{other:?}"),
+    };
+    format!("{}: {words}", record.seq)
+}
+
+fn check(config: Config, script: &[Step], expected: &[&str]) {
+    let doorbell = Arc::new(Doorbell::new(|| {}));
+    let pool = BatchPool::new(ARENA_SIZE, 0, config.framing, doorbell);
+    let mut capture = Capture::new(config);
+    capture.handle_batch(pool.acquire().expect("an empty pool gives"));
+    let mut slots = Vec::new();
+    let mut now = Timestamp::default();
+    for step in script {
+        match step {
+            Open => slots.push(capture.handle_open("192.0.2.9:1", "192.0.2.1:2", now)),
+            Read(conn, text) => {
+                let slot = slots[conn - 1];
+                capture.read_buffer(slot)[..text.len()].copy_from_slice(text.as_bytes());
+                capture.handle_read(slot, text.len(), now);
+            }
+            Eof(conn) => capture.handle_eof(slots[conn - 1], now),
+            Close(conn, reason) => capture.handle_close(slots[conn - 1], reason.clone(), now),
+            Pass(ms) => now.elapsed_us += ms * 1000,
+            Expired(conns) => {
+                let told: Vec<_> = std::iter::from_fn(|| capture.poll_expired(now)).collect();
+                let of = |(conn, reason): &(usize, CloseReason)| (slots[conn - 1], reason.clone());
+                assert_eq!(told, conns.iter().map(of).collect::<Vec<_>>());
+            }
+            End => capture.handle_end(now),
+        }
+    }
+    let records = capture.poll_batch().map(|batch| {
+        let records = batch.iter().map(|record| in_words(&record));
+        records.collect::<Vec<_>>()
+    });
+    assert_eq!(records.unwrap_or_default(), expected);
+    assert_eq!(capture.totals().records, expected.len() as u64);
+}
+
+#[test]
+fn a_connection_from_its_open_to_its_close() {
+    check(
+        config(CHUNK),
+        &[
+            Open,
+            Pass(1),
+            Read(1, "ab"),
+            Read(1, "c"),
+            Eof(1),
+            Pass(2),
+            Close(1, CloseReason::Eof),
+        ],
+        &[
+            "0: open 1",
+            "1: data 1 @0 \"ab\"",
+            "2: data 1 @2 \"c\"",
+            "3: eof 1",
+            "4: close 1 Eof 3 bytes 352441c2 after 3 ms",
+        ],
+    );
+}
+
+#[test]
+fn connections_are_kept_apart_and_slots_used_again() {
+    check(
+        config(CHUNK),
+        &[
+            Open,
+            Open,
+            Read(2, "two"),
+            Read(1, "one"),
+            Close(1, CloseReason::Reset),
+            Open,
+            Read(3, "new"),
+            Close(3, CloseReason::Shutdown),
+            Close(2, CloseReason::Shutdown),
+            End,
+        ],
+        &[
+            "0: open 1",
+            "1: open 2",
+            "2: data 2 @0 \"two\"",
+            "3: data 1 @0 \"one\"",
+            "4: close 1 Reset 3 bytes 7a6c86f1 after 0 ms",
+            "5: open 3",
+            "6: data 3 @0 \"new\"",
+            "7: close 3 Shutdown 3 bytes 6be34445 after 0 ms",
+            "8: close 2 Shutdown 3 bytes 11ca8a66 after 0 ms",
+            "9: end",
+        ],
+    );
+}
+
+#[test]
+fn lines_wait_for_their_end_and_are_cut_when_they_are_long() {
+    check(
+        config(LINE),
+        &[
+            Open,
+            Read(1, "a"),
+            Read(1, "b\nc"),
+            Read(1, "\n"),
+            Read(1, "0123456789\n"),
+            Read(1, "end"),
+            Eof(1),
+        ],
+        &[
+            "0: open 1",
+            "1: data 1 @0 \"ab\\n\"",
+            "2: data 1 @3 \"c\\n\"",
+            "3: data 1 @5 \"01234567\" partial",
+            "4: data 1 @13 \"89\\n\"",
+            "5: data 1 @16 \"end\" partial",
+            "6: eof 1",
+        ],
+    );
+}
+
+#[test]
+fn unfinished_lines_are_recorded_early_when_they_take_too_much_memory() {
+    let config = Config {
+        carry_limit: 0,
+        ..config(LINE)
+    };
+    check(
+        config,
+        &[Open, Read(1, "ab"), Read(1, "c\n")],
+        &[
+            "0: open 1",
+            "1: data 1 @0 \"ab\" partial",
+            "2: data 1 @2 \"c\\n\"",
+        ],
+    );
+}
+
+#[test]
+fn a_connection_is_idle_until_it_speaks_and_old_whatever_it_does() {
+    check(
+        config(CHUNK),
+        &[
+            Open,
+            Pass(60),
+            Read(1, "a"),
+            Pass(60),
+            Expired(&[]),
+            Pass(40),
+            Expired(&[(1, CloseReason::IdleTimeout)]),
+            Expired(&[]),
+            // It had sent something that nobody had read.
+            Read(1, "b"),
+            Pass(80),
+            Expired(&[]),
+            Pass(10),
+            Expired(&[(1, CloseReason::Limit)]),
+            Expired(&[]),
+        ],
+        &["0: open 1", "1: data 1 @0 \"a\"", "2: data 1 @1 \"b\""],
+    );
+}
