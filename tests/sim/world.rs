@@ -125,8 +125,11 @@ impl World {
             conn: None,
         };
         self.capture.handle_start(start, self.now);
-        for _ in 0..STEPS {
+        for nth in 1..=STEPS {
             self.step(seen);
+            if nth % 100 == 0 {
+                self.ledger.check_held_back(self.capture.totals().bytes);
+            }
         }
         self.end(seen);
     }
