@@ -24,7 +24,7 @@ pub enum Notice {
     DrainTimeout {
         /// Connections that were not read to their end.
         unread: u64,
-        /// Whether somebody still waited to be accepted.
+        /// Whether somebody may still wait to be accepted.
         has_unaccepted: bool,
         /// Outputs that had not written everything.
         unwritten: Vec<String>,
@@ -63,6 +63,18 @@ pub enum Notice {
         output: String,
         /// What the kernel said.
         error: io::Error,
+    },
+    /// The path led to another file, which is written to from here on.
+    Reopened {
+        /// The output.
+        output: String,
+        /// Number of the file in this output's run, from 1.
+        segment: u64,
+    },
+    /// The file that was written to has no name any more: nobody will find it.
+    OutputDeleted {
+        /// The output.
+        output: String,
     },
     /// A file that is appended to ends in the middle of a line.
     TornEnd {

@@ -75,11 +75,11 @@ pub struct Listen {
     pub frame: Frame,
 
     /// Longest line of --frame line, its newline included; a longer one is cut and marked partial
-    #[arg(long, default_value = "64KiB", value_name = "SIZE")]
+    #[arg(long, value_parser = size, default_value = "64KiB", value_name = "SIZE")]
     pub frame_max: ByteSize,
 
     /// Memory between sockets and outputs; when it is full, the senders wait
-    #[arg(long, default_value = "64MiB", value_name = "SIZE")]
+    #[arg(long, value_parser = size, default_value = "64MiB", value_name = "SIZE")]
     pub buffer: ByteSize,
 
     /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
@@ -113,14 +113,15 @@ const LISTEN_EXAMPLES: &str = "\
 Examples:
   wiretape listen 1234                         watch what clients send, safely escaped
   wiretape listen 1234 -o device.ndjson -o -   keep it and watch it
-  wiretape listen 1234 --json | jq -c 'select(.type==\"data\") | [.peer, .text]'
-  wiretape listen 127.0.0.1:1234 [::1]:1234    two addresses";
+  wiretape listen 1234 --json | jq -ac --unbuffered 'select(.type==\"data\") | [.peer, .text]'
+  wiretape listen 127.0.0.1:1234 '[::1]:1234'  two addresses";
 
+// One line a paragraph: clap breaks them where the terminal does.
 const AFTER_LISTEN: &str = "\
 Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
 
-Signals: INT and TERM stop accepting, read what the peers have delivered, write it and exit; a second
-one exits at once. HUP opens the output files anew. USR1 prints statistics.
+Signals: INT and TERM stop accepting, read what the peers have delivered, write it and exit; a \
+second one exits at once. HUP opens the output files anew. USR1 prints statistics.
 
 Exit status: 0 done; 1 failure; 2 usage; 3 ended, but something is missing and was named.";
 
@@ -142,6 +143,12 @@ pub enum When {
     Always,
     /// Never
     Never,
+}
+
+/// A number of bytes, as bytesize reads it.
+fn size(text: &str) -> Result<ByteSize, &'static str> {
+    text.parse()
+        .map_err(|_| "a size is a number with a unit: B, KiB, MiB, GiB, KB, MB, GB")
 }
 
 /// A duration above zero, as humantime reads it.

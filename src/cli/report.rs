@@ -107,6 +107,9 @@ impl Wording {
                 "reopen {output}: {}; the file that is open is written on",
                 describe(error)
             ),
+            Notice::OutputDeleted { output } => {
+                format!("{output} has been deleted: what was written to it since is lost")
+            }
             Notice::TornEnd { output } => format!(
                 "{output} ends in the middle of a line, as a crash leaves it; going on in a new line"
             ),
@@ -123,6 +126,9 @@ impl Wording {
             }
             // `wiretape … | head` ends quietly.
             Notice::OutputClosed { .. } => return Vec::new(),
+            Notice::Reopened { output, segment } => {
+                format!("{output}: opened anew, segment {segment}")
+            }
             Notice::OutputResumed { output } => format!("write {output}: it can be written again"),
             Notice::Stopping { open: 0 } => "stopping".to_owned(),
             Notice::Stopping { open } => {
@@ -137,7 +143,7 @@ impl Wording {
 fn drain_timeout(unread: u64, has_unaccepted: bool, unwritten: &[String]) -> String {
     let parts = [
         (unread > 0).then(|| format!("{} not read to the end", connections(unread))),
-        has_unaccepted.then(|| "peers that wait to be accepted were not read".to_owned()),
+        has_unaccepted.then(|| "the accept queue was not looked into".to_owned()),
         (!unwritten.is_empty()).then(|| format!("not all written: {}", unwritten.join(", "))),
     ];
     let said = "the time to stop in (--drain) has passed".to_owned();

@@ -46,6 +46,9 @@ impl FromStr for Address {
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
         let port = match port.parse() {
             Ok(port) if !port_has_sign(text) => port,
+            _ if !text.contains(':') && !text.is_empty() => {
+                return Err(InvalidAddress("the port is missing"));
+            }
             _ => return Err(InvalidAddress("the port is not a number from 0 to 65535")),
         };
         if host.is_empty() || host == "*" {

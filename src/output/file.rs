@@ -77,6 +77,11 @@ impl FilePlace {
         Ok(Some(new).filter(|new| new.file_id() != self.file_id()))
     }
 
+    /// Whether no name leads to it any more.
+    pub(super) fn is_deleted(&self) -> bool {
+        (self.file.metadata()).is_ok_and(|metadata| metadata.is_file() && metadata.nlink() == 0)
+    }
+
     /// Forces what was written to the disk, where there is one.
     pub(super) fn sync(&self) -> io::Result<()> {
         if self.file_id().is_some() {

@@ -110,6 +110,7 @@ impl Worker {
                 Some(Job::Reopen(now)) => self.reopen(now)?,
                 Some(Job::Finish) => {
                     self.flush()?;
+                    self.say_if_deleted();
                     return self.sync();
                 }
                 None => {
@@ -174,15 +175,31 @@ impl Worker {
         self.encode_between(now, Event::End { reason });
         self.flush()?;
         self.sync()?;
+        self.say_if_deleted();
         self.place = Place::File(new);
         self.mend_torn_end();
         self.segment += 1;
+        self.notify.say(Notice::Reopened {
+            output: self.name.clone(),
+            segment: self.segment,
+        });
         let start = Start {
             segment: self.segment,
             ..(*self.start).clone()
         };
         self.encode_between(now, Event::Start(Cow::Owned(start)));
         Ok(())
+    }
+
+    /// mv to another file system copies and then deletes; what came in between is nowhere.
+    fn say_if_deleted(&self) {
+        if let Place::File(file) = &self.place {
+            if file.is_deleted() {
+                self.notify.say(Notice::OutputDeleted {
+                    output: self.name.clone(),
+                });
+            }
+        }
     }
 
     /// Encodes a record of the output's own, which takes the number of the next without using it.

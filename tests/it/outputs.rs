@@ -182,6 +182,17 @@ fn a_file_that_cannot_be_opened_again_is_written_on() {
 }
 
 #[test]
+fn a_file_that_was_deleted_is_not_passed_over_in_silence() {
+    let mut tape = Tape::listen(&["-o", "a.log"]);
+    fs::remove_file(tape.path("a.log")).expect("it exists");
+    tape.signal(Signal::HUP);
+    tape.wait_for_line("a.log has been deleted: what was written to it since is lost");
+    tape.wait_for_line("a.log: opened anew, segment 2");
+    fs::remove_file(tape.path("a.log")).expect("it exists again");
+    assert!(tape.stop().has_said("a.log has been deleted"));
+}
+
+#[test]
 fn a_pipe_in_the_place_of_the_file_does_not_hold_it_up() {
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     let mut tape = Tape::listen(&["-o", "a.log"]);
