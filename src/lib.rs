@@ -28,7 +28,8 @@
 //! | *output* | a format and a place, with a thread and a queue: [`output::Output`] |
 //! | *segment* | one of the files that an output's run is spread over |
 //! | *gap* | records that an output missed, counted |
-//! | *drain* | reading what the kernel holds when the run is to end |
+//! | *retire* | to have the kernel take nothing more from a peer, read what it has taken, and close |
+//! | *drain* | retiring every connection, those in the accept queue included, when the run is to end |
 //! | *notice* | something to be said to a person: [`notice::Notice`] |
 //!
 //! # Rooms, and who may know whom
@@ -61,9 +62,9 @@
 //! * **Numbers follow from places.** A batch knows the number of its first record and how many it
 //!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
 //!   the encoders split by.
-//! * **At the end the kernel is told first.** A filter that drops every packet makes what the peers
-//!   have had acknowledged a finite thing; it is read to its end, and the FIN behind it tells each
-//!   peer how much that was (`engine/stream.rs`).
+//! * **What was acknowledged is recorded.** Who is to be closed is retired first: a filter that drops
+//!   every packet makes what a peer has had acknowledged a finite thing; it is read to its end, and
+//!   the FIN behind it tells the peer how much that was (`engine/stream.rs`).
 
 #![forbid(unsafe_code)]
 
