@@ -6,9 +6,9 @@
 //! time as a parameter. So whole runs are tested by scripts and by simulation (`tests/sim`).
 //!
 //! **Room.** A batch is finite. Before each `handle_*` that records something the caller makes sure
-//! of [`Capture::has_room`] (once for an `eof` and the `close` behind it); where there is none it takes the batch away with
-//! [`Capture::poll_batch`] and hands over an empty one. While there is none to hand over, nothing is
-//! read, accepted or closed: that is how a slow output holds the senders.
+//! of [`Capture::has_room`] (once for an `eof` and the `close` behind it); where there is none it
+//! takes the batch away with [`Capture::poll_batch`] and hands over an empty one. While there is none
+//! to hand over, nothing is read, accepted or closed: that is how a slow output holds the senders.
 
 mod conn;
 mod deadline;
