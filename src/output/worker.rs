@@ -239,12 +239,6 @@ impl Worker {
                 Ok(written) => {
                     bytes = &bytes[written..];
                     self.queue.count_written(written as u64);
-                    if tries > 0 {
-                        tries = 0;
-                        self.notify.say(Notice::OutputResumed {
-                            output: self.name.clone(),
-                        });
-                    }
                 }
                 Err(error) => match Recovery::of(&error) {
                     Recovery::Again => {}
@@ -267,6 +261,12 @@ impl Worker {
                     }
                 },
             }
+        }
+        // Only now: a disk that gives back a few bytes at a time is still full.
+        if tries > 0 {
+            self.notify.say(Notice::OutputResumed {
+                output: self.name.clone(),
+            });
         }
         Ok(())
     }
