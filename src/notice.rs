@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,8 +48,6 @@ pub enum Notice {
     OutputFailed {
         /// The output.
         output: String,
-        /// What was being done: `write`, `sync`.
-        action: &'static str,
         /// What the kernel said.
         error: io::Error,
     },
@@ -76,6 +75,83 @@ pub enum Notice {
         /// The output.
         output: String,
     },
+    /// A file could not be opened while the run was going on. Its bytes are kept, and it is tried
+    /// again.
+    OpenFailed {
+        /// The output.
+        output: String,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// A file that failed is left as it is; what it had not taken goes to the next.
+    SegmentFailed {
+        /// The output.
+        output: String,
+        /// What was being done: `write`, `sync`.
+        action: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// What was written to a file may not be on the disk.
+    SyncFailed {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// A segment cannot be closed now: the file that is open is written on, and it is tried again.
+    RotateFailed {
+        /// The output.
+        output: String,
+        /// What was being done: `rename`, `open`.
+        action: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// Something that was to be done for a closed file went wrong; the file is whole.
+    SegmentTrouble {
+        /// The file.
+        path: PathBuf,
+        /// What was being done: `compress`, `delete`, …
+        action: &'static str,
+        /// What went wrong.
+        error: io::Error,
+    },
+    /// What an earlier run had left half done was removed or finished.
+    Recovered {
+        /// The file.
+        path: PathBuf,
+        /// What it was.
+        what: Recovered,
+    },
+    /// The command for a finished segment failed, or could not be run.
+    HookFailed {
+        /// The segment.
+        path: PathBuf,
+        /// What went wrong.
+        error: String,
+    },
+    /// Commands for finished segments still run, or were not begun, as the run ends.
+    HooksLeft {
+        /// How many.
+        count: usize,
+    },
+    /// An output cannot keep up, and misses records from here on.
+    Missing {
+        /// The output.
+        output: String,
+    },
+    /// An output has missed this many records since that was last said.
+    Missed {
+        /// The output.
+        output: String,
+        /// Records.
+        records: u64,
+        /// Payload bytes in them.
+        bytes: u64,
+    },
     /// A file that is appended to ends in the middle of a line.
     TornEnd {
         /// The output.
@@ -85,6 +161,17 @@ pub enum Notice {
     Statistics(Statistics),
     /// The run is over, and everything is written.
     Finished(Statistics),
+}
+
+/// What an earlier run left half done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// A compressed segment that was not finished. It was removed.
+    Unfinished,
+    /// A segment that had been compressed and not removed. It was removed.
+    Compressed,
+    /// A segment that was to be compressed. It is, now.
+    Uncompressed,
 }
 
 /// How things stand.
@@ -109,6 +196,8 @@ pub struct OutputStatistics {
     pub written: u64,
     /// Records that wait for it.
     pub waiting: u64,
+    /// Records that it missed.
+    pub missed: u64,
 }
 
 /// Where notices go. Called from any thread.

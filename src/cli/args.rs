@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::engine::address::Address;
+use crate::output::options::SyncPolicy;
 
 /// Capture what arrives on a TCP port: every byte, with its time, connection and peer.
 #[derive(Debug, Parser)]
@@ -49,8 +50,10 @@ pub struct Listen {
     /// Write to PATH as FORMAT: text, hex, json or raw; may be given several times
     ///
     /// `-` is standard output. Without FORMAT the extension tells: .ndjson, .jsonl and .json are
-    /// json, .txt and .log are text, all else is raw; standard output is text. An existing file is
-    /// appended to. Without any output there is text on standard output.
+    /// json, .txt and .log are text, all else is raw; standard output is text. With .zst or .gz
+    /// behind that it is compressed. An existing file is appended to. {conn}, {peer_ip},
+    /// {peer_port}, {local_port}, {date} and {run} in PATH make a file for each of their values.
+    /// Without any output there is text on standard output.
     #[arg(short, long = "output", value_name = "[FORMAT:]PATH")]
     pub outputs: Vec<String>,
 
@@ -81,6 +84,48 @@ pub struct Listen {
     /// Memory between sockets and outputs; when it is full, the senders wait
     #[arg(long, value_parser = size, default_value = "64MiB", value_name = "SIZE")]
     pub buffer: ByteSize,
+
+    /// Begin a new file before one grows beyond SIZE; the old one gets a name of its own
+    ///
+    /// device.ndjson becomes device.20261122T120259Z.000001.ndjson: when it began, and a number. No
+    /// record is cut in two, none is lost or written twice.
+    #[arg(long, value_parser = size, value_name = "SIZE", help_heading = FILES)]
+    pub rotate: Option<ByteSize>,
+
+    /// Begin a new file this long after the first record in the old one
+    #[arg(long, value_parser = duration, value_name = "DURATION", help_heading = FILES)]
+    pub rotate_every: Option<Duration>,
+
+    /// Keep the newest N closed files of each output and delete the others
+    #[arg(long, value_name = "N", help_heading = FILES)]
+    pub keep: Option<u64>,
+
+    /// Keep the newest closed files of each output that together hold no more than SIZE
+    #[arg(long, value_parser = size, value_name = "SIZE", help_heading = FILES)]
+    pub keep_bytes: Option<ByteSize>,
+
+    /// Compress closed files
+    #[arg(long, value_enum, value_name = "METHOD", help_heading = FILES)]
+    pub compress: Option<Compress>,
+
+    /// Run CMD in a shell for every closed file, its path as the last argument
+    #[arg(long, value_name = "CMD", help_heading = FILES)]
+    pub on_rotate: Option<String>,
+
+    /// When to force what was written to the disk: seal, a DURATION, or always
+    ///
+    /// `seal` is when a file is closed: at a rotation, a reopening, the end. With a DURATION, also at
+    /// most that long after it was written; with `always`, after every write.
+    #[arg(long, value_parser = sync, default_value = "seal", value_name = "WHEN", help_heading = FILES)]
+    pub sync: SyncPolicy,
+
+    /// What an output does that cannot keep up [default: block]
+    ///
+    /// `block`: it is waited for; when the buffer is full, the senders wait. `drop`: it misses
+    /// records, which are counted and said to be missing; the exit status is 3. Without this option a
+    /// terminal beside other outputs drops.
+    #[arg(long, value_enum, value_name = "POLICY")]
+    pub on_stall: Option<Stall>,
 
     /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
     ///
@@ -113,6 +158,8 @@ const LISTEN_EXAMPLES: &str = "\
 Examples:
   wiretape listen 1234                         watch what clients send, safely escaped
   wiretape listen 1234 -o device.ndjson -o -   keep it and watch it
+  wiretape listen 1234 -o dev.ndjson --rotate 100MiB --keep 10 --compress zstd
+  wiretape listen 1234 -o 'logs/{peer_ip}-{conn}.bin'   a file a connection
   wiretape listen 1234 --json | jq -ac --unbuffered 'select(.type==\"data\") | [.peer, .text]'
   wiretape listen 127.0.0.1:1234 '[::1]:1234'  two addresses";
 
@@ -134,6 +181,26 @@ pub enum Frame {
     Line,
 }
 
+const FILES: &str = "Output files";
+
+/// What an output does that cannot keep up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Stall {
+    /// It is waited for
+    Block,
+    /// It misses records
+    Drop,
+}
+
+/// How closed files are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Compress {
+    /// To .zst
+    Zstd,
+    /// To .gz
+    Gzip,
+}
+
 /// When to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum When {
@@ -149,6 +216,17 @@ pub enum When {
 fn size(text: &str) -> Result<ByteSize, &'static str> {
     text.parse()
         .map_err(|_| "a size is a number with a unit: B, KiB, MiB, GiB, KB, MB, GB")
+}
+
+/// `seal`, `always`, or a duration.
+fn sync(text: &str) -> Result<SyncPolicy, String> {
+    match text {
+        "seal" => Ok(SyncPolicy::Seal),
+        "always" => Ok(SyncPolicy::Always),
+        _ => duration(text)
+            .map(SyncPolicy::Every)
+            .map_err(|error| format!("neither `seal` nor `always` nor a duration: {error}")),
+    }
 }
 
 /// A duration above zero, as humantime reads it.

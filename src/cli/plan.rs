@@ -5,12 +5,14 @@ use std::env;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
-use super::args::{Frame, Listen, When};
+use super::args::{Compress, Frame, Listen, Stall, When};
 use crate::capture;
 use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
 use crate::engine::{Config, limits};
+use crate::output::options::{Compression, OnStall, Options, Retention, Rotation};
+use crate::output::template::Template;
 use crate::output::{Color, OutputSpec, PlaceSpec, RawToTerminal};
 use crate::record::Framing;
 
@@ -46,11 +48,14 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
         // However small the buffer, one line of every length it may have can be waited for.
         Framing::Line { max } => (buffer / CARRY_SHARE).max(2 * max),
     };
-    let own_descriptors = args.addresses.len() + outputs.len();
+    let output_options = output_options(args, &outputs)?;
+    let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
+    let own_descriptors = args.addresses.len() + of_outputs;
     let room = limits::max_conns(own_descriptors);
     Ok(Config {
         listen: args.addresses.clone(),
         outputs,
+        output_options,
         capture: capture::Config {
             framing,
             max_conns: (args.max_conns).map_or(room, |most| room.min(most as usize)),
@@ -113,23 +118,29 @@ fn outputs(args: &Listen) -> Result<Vec<OutputSpec>, UsageError> {
     let mut specs: Vec<OutputSpec> = Vec::new();
     let mut taken: Vec<(PathBuf, String)> = Vec::new();
     for (name, text) in wanted {
-        let (format, place) = format_and_place(text)?;
+        let Wanted {
+            format,
+            place,
+            compression,
+        } = wanted_output(text)?;
         let spec = OutputSpec {
             format,
             color: color(args, &place),
             place,
+            compression,
             raw_to_terminal,
         };
         let place = match &spec.place {
             PlaceSpec::Stdout => PathBuf::from("-"),
             PlaceSpec::File(path) => plain_path(path),
+            PlaceSpec::Template(template) => plain_path(Path::new(&template.to_string())),
         };
         if let Some((_, other)) = taken.iter().find(|(taken, _)| *taken == place) {
             return usage(match &spec.place {
                 PlaceSpec::Stdout => format!(
                     "{other} and {name} both write to standard output: give one of them a file"
                 ),
-                PlaceSpec::File(_) => format!(
+                PlaceSpec::File(_) | PlaceSpec::Template(_) => format!(
                     "{other} and {name} write to the same file: give each output a file of its own"
                 ),
             });
@@ -157,7 +168,14 @@ fn color(args: &Listen, place: &PlaceSpec) -> Color {
     }
 }
 
-fn format_and_place(text: &str) -> Result<(Format, PlaceSpec), UsageError> {
+/// What one `-o` says.
+struct Wanted {
+    format: Format,
+    place: PlaceSpec,
+    compression: Option<Compression>,
+}
+
+fn wanted_output(text: &str) -> Result<Wanted, UsageError> {
     let (format, path) = split_format(text)?;
     if path.is_empty() {
         return usage(format!(
@@ -165,26 +183,103 @@ fn format_and_place(text: &str) -> Result<(Format, PlaceSpec), UsageError> {
         ));
     }
     if path == "-" {
-        return Ok((format.unwrap_or(Format::Text), PlaceSpec::Stdout));
+        return Ok(Wanted {
+            format: format.unwrap_or(Format::Text),
+            place: PlaceSpec::Stdout,
+            compression: None,
+        });
     }
-    let extension = Path::new(path).extension().unwrap_or_default();
-    let extension = extension.to_string_lossy().to_ascii_lowercase();
-    if matches!(extension.as_str(), "zst" | "gz") {
+    let place = match Template::parse(path) {
+        None => PlaceSpec::File(path.into()),
+        Some(Ok(template)) => PlaceSpec::Template(template),
+        Some(Err(error)) => return usage(format!("-o {text}: {error}")),
+    };
+    let (name, compression) = split_compression(Path::new(path));
+    let extension = name.extension().unwrap_or_default();
+    let format = format.unwrap_or(
+        match extension.to_string_lossy().to_ascii_lowercase().as_str() {
+            "ndjson" | "jsonl" | "json" => Format::Json,
+            "txt" | "log" => Format::Text,
+            _ => Format::Raw,
+        },
+    );
+    Ok(Wanted {
+        format,
+        place,
+        compression,
+    })
+}
+
+/// A path without `.zst` or `.gz`, and what that means.
+fn split_compression(path: &Path) -> (PathBuf, Option<Compression>) {
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    match Compression::of_extension(&extension) {
+        Some(compression) => (path.with_extension(""), Some(compression)),
+        None => (path.to_owned(), None),
+    }
+}
+
+/// The smallest segment: smaller ones are mostly `start` and `end`, and mostly a unit forgotten.
+const SMALLEST_SEGMENT: u64 = 4096;
+
+fn output_options(args: &Listen, outputs: &[OutputSpec]) -> Result<Options, UsageError> {
+    let options = Options {
+        rotation: Rotation {
+            size: args.rotate.map(|size| size.as_u64()),
+            every: args.rotate_every,
+        },
+        retention: Retention {
+            segments: args.keep,
+            bytes: args.keep_bytes.map(|size| size.as_u64()),
+        },
+        compression: args.compress.map(|method| match method {
+            Compress::Zstd => Compression::Zstd,
+            Compress::Gzip => Compression::Gzip,
+        }),
+        on_rotate: args.on_rotate.clone(),
+        sync: args.sync,
+        on_stall: match args.on_stall {
+            None => OnStall::Auto,
+            Some(Stall::Block) => OnStall::Block,
+            Some(Stall::Drop) => OnStall::Drop,
+        },
+    };
+    if let Some(size) = args.rotate {
+        if size.as_u64() < SMALLEST_SEGMENT {
+            return usage(format!(
+                "--rotate {size}: a file holds at least 4 KiB; is a unit missing, as in 100MiB?"
+            ));
+        }
+        if args.keep_bytes.is_some_and(|keep| keep < size) {
+            return usage(format!(
+                "--keep-bytes is less than --rotate {size}: nothing would be kept"
+            ));
+        }
+    }
+    let given = [
+        (args.rotate.is_some(), "--rotate"),
+        (args.rotate_every.is_some(), "--rotate-every"),
+        (args.keep.is_some(), "--keep"),
+        (args.keep_bytes.is_some(), "--keep-bytes"),
+        (args.compress.is_some(), "--compress"),
+        (args.on_rotate.is_some(), "--on-rotate"),
+    ];
+    let Some((_, flag)) = given.into_iter().find(|(is_given, _)| *is_given) else {
+        return Ok(options);
+    };
+    if outputs.iter().all(|spec| spec.place == PlaceSpec::Stdout) {
         return usage(format!(
-            "-o {text}: this version does not compress; write plain and compress the file afterwards"
+            "{flag} is for files, and there is only standard output: name a file with -o"
         ));
     }
-    if let Some(placeholder) = placeholder(path) {
+    // With values in a path, files are closed without a rotation too.
+    let closes = |spec: &OutputSpec| matches!(spec.place, PlaceSpec::Template(_));
+    if !options.rotation.is_wanted() && !outputs.iter().any(closes) {
         return usage(format!(
-            "-o {text}: this version knows no {placeholder} in a path; name one file for all connections"
+            "{flag} is for closed files, and none is ever closed: add --rotate or --rotate-every"
         ));
     }
-    let format = format.unwrap_or(match extension.as_str() {
-        "ndjson" | "jsonl" | "json" => Format::Json,
-        "txt" | "log" => Format::Text,
-        _ => Format::Raw,
-    });
-    Ok((format, PlaceSpec::File(path.into())))
+    Ok(options)
 }
 
 /// `FORMAT:PATH` or `PATH`. A first part that could be a format's name must be one.
@@ -201,19 +296,6 @@ fn split_format(text: &str) -> Result<(Option<Format>, &str), UsageError> {
             "-o {text}: no format is called {name}: there are text, hex, json and raw (a file of that name is ./{text})"
         )),
     }
-}
-
-/// A word in braces that later versions give a meaning: no file shall be called so by accident.
-fn placeholder(path: &str) -> Option<&str> {
-    const RESERVED: [&str; 6] = [
-        "{conn}",
-        "{peer_ip}",
-        "{peer_port}",
-        "{local_port}",
-        "{date}",
-        "{run}",
-    ];
-    RESERVED.into_iter().find(|word| path.contains(word))
 }
 
 #[cfg(test)]
@@ -294,7 +376,50 @@ mod tests {
             "-o a.log and -o ./a.log write to the same file",
         );
         check_error("-o json:x/a -o x//a", "the same file");
-        check_error("-o a.ndjson.zst", "does not compress");
-        check_error("-o {conn}.bin", "knows no {conn} in a path");
+        check_error("-o {peer}.bin", "{peer} is not known; there are {conn}, ");
+        check_error("-o {conn}.bin -o ./{conn}.bin", "the same file");
+    }
+
+    #[test]
+    fn a_compressed_file_has_the_format_of_what_is_in_it() {
+        for (path, format, compression) in [
+            ("a.ndjson.zst", Format::Json, Some(Compression::Zstd)),
+            ("a.log.GZ", Format::Text, Some(Compression::Gzip)),
+            ("{conn}.zst", Format::Raw, Some(Compression::Zstd)),
+            ("a.zst.ndjson", Format::Json, None),
+        ] {
+            let specs = planned(&format!("-o {path}")).expect("it makes sense");
+            let seen = (specs[0].format, specs[0].compression);
+            assert_eq!(seen, (format, compression), "{path}");
+        }
+    }
+
+    fn options_error(line: &str, expected: &str) {
+        let line = ["wiretape", "listen", "0"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        let Command::Listen(args) = Args::try_parse_from(line).expect("it parses").command;
+        let outputs = outputs(&args).expect("they make sense");
+        let error = output_options(&args, &outputs).expect_err(expected);
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+
+    #[test]
+    fn flags_that_could_do_nothing_are_refused_with_a_remedy() {
+        options_error(
+            "--rotate 1MiB",
+            "--rotate is for files, and there is only standard output",
+        );
+        options_error(
+            "-o a --keep 3",
+            "none is ever closed: add --rotate or --rotate-every",
+        );
+        options_error("-o a --compress zstd", "--compress is for closed files");
+        options_error("-o a --on-rotate x", "--on-rotate is for closed files");
+        options_error("-o a --rotate 100", "is a unit missing, as in 100MiB?");
+        options_error(
+            "-o a --rotate 1MiB --keep-bytes 1MB",
+            "nothing would be kept",
+        );
     }
 }

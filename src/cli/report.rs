@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::notice::{Notice, Notify, Statistics, describe};
+use crate::notice::{Notice, Notify, Recovered, Statistics, describe};
 
 /// Says `message` on standard error, as one line of this program. Nothing can be done if that fails.
 pub(super) fn say(message: &dyn fmt::Display) {
@@ -95,13 +95,62 @@ impl Wording {
                 "write {output}: {}; its bytes are kept, and writing is tried again",
                 describe(error)
             ),
-            Notice::OutputFailed {
+            Notice::OutputFailed { output, error } => {
+                format!("write {output}: {}; this output has ended", describe(error))
+            }
+            Notice::OpenFailed {
+                output: _,
+                path,
+                error,
+            } => format!(
+                "open {}: {}; its bytes are kept, and it is tried again",
+                path.display(),
+                describe(error)
+            ),
+            Notice::SegmentFailed {
                 output,
                 action,
                 error,
             } => format!(
-                "{action} {output}: {}; this output has ended",
+                "{action} {output}: {}; some of it may be lost; going on in a new file",
                 describe(error)
+            ),
+            Notice::SyncFailed { path, error } => format!(
+                "sync {}: {}; some of it may be lost",
+                path.display(),
+                describe(error)
+            ),
+            Notice::RotateFailed {
+                output,
+                action,
+                error,
+            } => format!(
+                "rotate {output}: cannot {action} it: {}; the file that is open is written on",
+                describe(error)
+            ),
+            Notice::SegmentTrouble {
+                path,
+                action,
+                error,
+            } => format!("{action} {}: {}", path.display(), describe(error)),
+            Notice::HookFailed { path, error } => {
+                format!("--on-rotate {}: {error}", path.display())
+            }
+            Notice::HooksLeft { count } => format!(
+                "--on-rotate: {} not run to the end",
+                counted(*count as u64, "command")
+            ),
+            Notice::Missing { output } => {
+                format!("{output} does not keep up: it misses records (--on-stall drop)")
+            }
+            Notice::Missed {
+                output,
+                records: count,
+                bytes: lost,
+            } => format!(
+                "{output} missed {} with {}",
+                records(*count),
+                counted(*lost, "byte")
             ),
             Notice::ReopenFailed { output, error } => format!(
                 "reopen {output}: {}; the file that is open is written on",
@@ -128,6 +177,20 @@ impl Wording {
             Notice::OutputClosed { .. } => return Vec::new(),
             Notice::Reopened { output, segment } => {
                 format!("{output}: opened anew, segment {segment}")
+            }
+            Notice::Recovered { path, what } => {
+                let path = path.display();
+                match what {
+                    Recovered::Unfinished => {
+                        format!("{path}: half compressed by an earlier run; removed")
+                    }
+                    Recovered::Compressed => {
+                        format!("{path}: compressed by an earlier run; removed")
+                    }
+                    Recovered::Uncompressed => {
+                        format!("{path}: left by an earlier run; compressed")
+                    }
+                }
             }
             Notice::OutputResumed { output } => format!("write {output}: it can be written again"),
             Notice::Stopping { open: 0 } => "stopping".to_owned(),
@@ -181,8 +244,12 @@ fn statistics_lines(statistics: &Statistics) -> Vec<String> {
         bytes(limit as u64),
     )];
     lines.extend(statistics.outputs.iter().map(|output| {
+        let missed = match output.missed {
+            0 => String::new(),
+            missed => format!(", {} missed", records(missed)),
+        };
         format!(
-            "{}: {} written, {} waiting",
+            "{}: {} written, {} waiting{missed}",
             output.name,
             bytes(output.written),
             records(output.waiting)

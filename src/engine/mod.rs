@@ -26,11 +26,12 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::capture::{self, Capture};
 use crate::notice::{Notice, Notify, describe};
-use crate::output::{self, Output, OutputSpec};
+use crate::output::{self, Output, OutputSpec, Surroundings};
 use crate::record::batch::{ARENA_SIZE, BatchPool};
 use crate::record::doorbell::Doorbell;
 use crate::record::{Framing, RunId, Start};
 use address::Address;
+use clock::SystemClock;
 use listen::BoundSocket;
 pub use listen::ListenError;
 use router::Router;
@@ -48,6 +49,8 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// At least one.
     pub outputs: Vec<OutputSpec>,
+    /// How they are to behave.
+    pub output_options: output::options::Options,
     /// Framing, limits and the drain time.
     pub capture: capture::Config,
     /// Bytes between sockets and outputs.
@@ -102,7 +105,8 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     for address in &config.listen {
         bound.extend(listen::bind(address).map_err(Error::Listen)?);
     }
-    let opened = output::open_all(&config.outputs).map_err(Error::Output)?;
+    let opened =
+        output::open_all(&config.outputs, &config.output_options).map_err(Error::Output)?;
 
     let poll = Poll::new().map_err(system("watch sockets"))?;
     let waker = Waker::new(poll.registry(), WAKER).map_err(system("watch outputs"))?;
@@ -130,12 +134,13 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         segment: 1,
         conn: None,
     });
-    let batches = BatchPool::new(
-        arena_size(config.capture.framing),
-        config.buffer,
-        config.capture.framing,
-        Arc::clone(&doorbell),
-    );
+    // Outputs that may miss records hold half of the buffer at most, so that the others never wait
+    // for them.
+    let arena = arena_size(config.capture.framing);
+    let missing = opened.iter().filter(|output| output.may_miss()).count();
+    let buffer = (config.buffer).max((2 + missing) * BatchPool::batch_cost(arena));
+    let share = buffer / 2 / missing.max(1);
+    let batches = BatchPool::new(arena, buffer, config.capture.framing, Arc::clone(&doorbell));
     let mut listeners = Vec::new();
     for (nth, socket) in bound.into_iter().enumerate() {
         let mut listener = socket.listen().map_err(Error::Listen)?;
@@ -144,11 +149,19 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
             .map_err(system("watch a listener"))?;
         listeners.push(listener);
     }
+    let clock = SystemClock::start();
+    let surroundings = Surroundings {
+        start: Arc::clone(&start),
+        options: config.output_options.clone(),
+        doorbell: Arc::clone(&doorbell),
+        clock: Arc::new(clock),
+        notify: notify.clone(),
+    };
     let outputs = opened
         .into_iter()
-        .map(|output| output.run(Arc::clone(&start), Arc::clone(&doorbell), notify.clone()))
+        .map(|output| output.run(share, &surroundings))
         .collect::<io::Result<Vec<Output>>>()
-        .map_err(system("start a thread"))?;
+        .map_err(system("start an output"))?;
     for address in &start.listen {
         notify.say(Notice::Listening(address.clone()));
     }
@@ -159,6 +172,7 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         poll,
         signals,
         doorbell,
+        clock,
         listeners,
         capture,
         router,

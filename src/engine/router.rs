@@ -53,7 +53,17 @@ impl Router {
     pub(super) fn has_any_failed(&self) -> bool {
         self.outputs
             .iter()
-            .any(|output| output.state() == State::Failed)
+            .any(|output| output.state() == State::Failed || output.is_torn())
+    }
+
+    /// Commands for closed files that still run, or wait to.
+    pub(super) fn chores(&self) -> usize {
+        self.outputs.iter().map(Output::chores).sum()
+    }
+
+    /// Whether the outputs were told to finish.
+    pub(super) fn is_finishing(&self) -> bool {
+        self.is_finishing
     }
 
     /// Outputs that have not written all they were given.

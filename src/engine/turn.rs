@@ -10,7 +10,7 @@ use mio::{Events, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
-use super::clock::Clock;
+use super::clock::SystemClock;
 use super::listen::{Accepted, Listener, Remedy};
 use super::router::Router;
 use super::stream::{Read, Stream};
@@ -20,6 +20,7 @@ use crate::capture::{Capture, Slot};
 use crate::notice::{Notice, Notify, Statistics, describe};
 use crate::output::Output;
 use crate::record::doorbell::Doorbell;
+use crate::record::time::Clock;
 use crate::record::{CloseReason, Start, Timestamp};
 
 /// Events taken from the kernel at once.
@@ -40,7 +41,7 @@ pub(super) struct Engine {
     poll: Poll,
     signals: Signals,
     doorbell: Arc<Doorbell>,
-    clock: Clock,
+    clock: SystemClock,
     listeners: Vec<Listener>,
     first_listener: usize,
     /// By slot.
@@ -65,6 +66,7 @@ impl Engine {
         poll: Poll,
         signals: Signals,
         doorbell: Arc<Doorbell>,
+        clock: SystemClock,
         listeners: Vec<Listener>,
         capture: Capture,
         router: Router,
@@ -74,7 +76,7 @@ impl Engine {
             poll,
             signals,
             doorbell,
-            clock: Clock::start(),
+            clock,
             listeners,
             first_listener: 0,
             streams: Vec::new(),
@@ -104,6 +106,7 @@ impl Engine {
                     self.say_ending(ending);
                     return Ok(match ending {
                         Ending::Whole => self.outcome(),
+                        Ending::DeadlinePassed if self.is_all_written() => self.outcome(),
                         Ending::DeadlinePassed | Ending::Interrupted => Outcome::NotWhole,
                     });
                 }
@@ -415,16 +418,28 @@ impl Engine {
                 self.router.finish();
                 self.capture.shutdown.handle_drained();
             }
-            Phase::Flushing if self.router.have_all_ended() => {
+            Phase::Flushing if self.router.have_all_ended() && self.router.chores() == 0 => {
                 self.capture.shutdown.handle_flushed();
             }
             _ => {}
         }
     }
 
+    /// Whether the run's `end` was recorded and every output has finished.
+    fn is_all_written(&self) -> bool {
+        self.router.is_finishing() && self.router.have_all_ended()
+    }
+
     fn say_ending(&self, ending: Ending) {
         self.notify.say(match ending {
             Ending::Whole => Notice::Finished(self.statistics()),
+            // Everything is written; what is done with files after that is another's.
+            Ending::DeadlinePassed if self.is_all_written() => {
+                self.notify.say(Notice::HooksLeft {
+                    count: self.router.chores(),
+                });
+                Notice::Finished(self.statistics())
+            }
             Ending::DeadlinePassed => Notice::DrainTimeout {
                 unread: self.capture.totals().open,
                 has_unaccepted: self.listeners.iter().any(|listener| listener.may_accept),

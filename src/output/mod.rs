@@ -4,27 +4,61 @@
 //! encoding, writing and syncing happen on the output's own thread. An output knows no sockets.
 //! What it is asked to do arrives in order through one queue, so a reopening or the end stands
 //! exactly between the records it stood between when it was asked for.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `options` `segment` `template` | what is wanted; what files are called. Pure |
+//! | `queue` | from the loop to the thread; what is missed instead |
+//! | `worker` `outlet` | the thread; what all files of an output share |
+//! | `sink` | bytes that are not all written yet, and where records end in them |
+//! | `pipe` `live` `many` | a pipe; a file and its rotation; a file a connection |
+//! | `housekeeping` `compress` | what is done with closed files, on a thread of its own |
+//! | `disk` | the file system |
 
-mod file;
+mod compress;
+mod disk;
+mod housekeeping;
+mod live;
+mod many;
+pub mod options;
+mod outlet;
+mod pipe;
 mod queue;
-mod stdout;
+mod segment;
+mod sink;
+pub mod template;
 mod worker;
 
 use std::fmt;
-use std::fs::File;
+use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Access, access};
 
 use crate::codec::{Audience, Encoder, Format};
-use crate::notice::{Notify, OutputStatistics, describe};
+use crate::notice::{Notice, Notify, OutputStatistics, describe};
 use crate::record::batch::Batch;
 use crate::record::doorbell::Doorbell;
+use crate::record::time::Clock;
 use crate::record::{Start, Timestamp};
-use file::FilePlace;
+use disk::{Location, SystemDisk, SystemFile, make_folder};
+use housekeeping::Housekeeper;
+use live::LiveFile;
+use many::ManyFiles;
+use options::{Compression, OnStall, Options};
+use outlet::{Outlet, Scribe};
+use pipe::Pipe;
 use queue::{Job, Queue};
-use stdout::StdoutPlace;
-use worker::Worker;
+use segment::SegmentNames;
+use template::Template;
+use worker::{Target, Worker};
+
+/// How long to wait before a full disk is tried again.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// An output that is wanted: a format and a place, validated but not opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +67,22 @@ pub struct OutputSpec {
     pub format: Format,
     /// Where it goes.
     pub place: PlaceSpec,
+    /// How it is compressed as it is written, if it is.
+    pub compression: Option<Compression>,
     /// Whether it is coloured.
     pub color: Color,
     /// Whether raw bytes may go to a terminal.
     pub raw_to_terminal: RawToTerminal,
+}
+
+impl OutputSpec {
+    /// Files that it has open at once, about.
+    pub fn descriptors(&self) -> usize {
+        match self.place {
+            PlaceSpec::Stdout | PlaceSpec::File(_) => 1,
+            PlaceSpec::Template(_) => many::MAX_OPEN,
+        }
+    }
 }
 
 /// Raw bytes from a peer can steer a terminal.
@@ -66,6 +112,8 @@ pub enum PlaceSpec {
     Stdout,
     /// A file, appended to.
     File(PathBuf),
+    /// Many files, appended to.
+    Template(Template),
 }
 
 impl fmt::Display for PlaceSpec {
@@ -73,6 +121,7 @@ impl fmt::Display for PlaceSpec {
         match self {
             Self::Stdout => f.write_str("standard output"),
             Self::File(path) => path.display().fmt(f),
+            Self::Template(template) => template.fmt(f),
         }
     }
 }
@@ -129,6 +178,8 @@ pub struct OpenOutput {
     name: String,
     format: Format,
     audience: Audience,
+    compression: Option<Compression>,
+    on_stall: OnStall,
     place: Place,
 }
 
@@ -137,10 +188,10 @@ pub struct OpenOutput {
 ///
 /// # Errors
 /// [`OpenError`], naming the output.
-pub fn open_all(specs: &[OutputSpec]) -> Result<Vec<OpenOutput>, OpenError> {
+pub fn open_all(specs: &[OutputSpec], options: &Options) -> Result<Vec<OpenOutput>, OpenError> {
     let mut opened: Vec<OpenOutput> = Vec::new();
     for spec in specs {
-        let output = OpenOutput::open(spec)?;
+        let output = OpenOutput::open(spec, options)?;
         let id = output.place.file_id();
         if let Some(other) = opened
             .iter()
@@ -148,20 +199,34 @@ pub fn open_all(specs: &[OutputSpec]) -> Result<Vec<OpenOutput>, OpenError> {
         {
             return Err(OpenError::Same(other.name.clone(), output.name));
         }
+        // Only now: the other of the same file would have its lock.
+        if let Place::File(file) = &output.place {
+            (file.file.lock())
+                .map_err(|error| OpenError::Io(PathBuf::from(&output.name), error))?;
+        }
         opened.push(output);
+    }
+    if let [only] = &mut opened[..] {
+        only.on_stall = match only.on_stall {
+            OnStall::Drop => OnStall::Drop,
+            OnStall::Auto | OnStall::Block => OnStall::Block,
+        };
     }
     Ok(opened)
 }
 
 impl OpenOutput {
-    fn open(spec: &OutputSpec) -> Result<Self, OpenError> {
+    fn open(spec: &OutputSpec, options: &Options) -> Result<Self, OpenError> {
         let name = spec.place.to_string();
         let place = match &spec.place {
-            PlaceSpec::Stdout => StdoutPlace::open().map(Place::Stdout),
-            PlaceSpec::File(path) => FilePlace::open(path).map(Place::File),
+            PlaceSpec::Stdout => open_stdout().map(Place::Stdout),
+            PlaceSpec::File(path) => FirstFile::open(path, options).map(Place::File),
+            PlaceSpec::Template(template) => {
+                check_folder(template.folder()).map(|()| Place::Template(template.clone()))
+            }
         };
         let place = place.map_err(|error| OpenError::Io(PathBuf::from(&name), error))?;
-        let is_terminal = place.file().is_terminal();
+        let is_terminal = place.is_terminal();
         let is_raw = spec.format == Format::Raw;
         if is_raw && is_terminal && spec.raw_to_terminal == RawToTerminal::Refused {
             return Err(OpenError::RawToTerminal(name));
@@ -171,69 +236,235 @@ impl OpenOutput {
             (Color::Never, true) => Audience::Terminal,
             (Color::Never | Color::OnTerminal, false) => Audience::Program,
         };
+        let is_screen = is_terminal && matches!(place, Place::Stdout(_));
+        let on_stall = match options.on_stall {
+            // Somebody who stops the terminal does not mean to stop the capture.
+            OnStall::Auto if is_screen => OnStall::Auto,
+            OnStall::Auto => OnStall::Block,
+            chosen => chosen,
+        };
         Ok(Self {
             name,
             format: spec.format,
             audience,
+            compression: spec.compression,
+            on_stall,
             place,
         })
     }
 
-    /// Starts its thread. `start` is the run's `start` record, for segments to come; `doorbell`
-    /// rings when the output falls idle or ends.
+    /// Whether it misses records rather than hold up the others.
+    pub fn may_miss(&self) -> bool {
+        self.on_stall != OnStall::Block
+    }
+
+    /// Starts its thread. `share` is how many bytes of the buffer it holds at most if it may miss
+    /// records.
     ///
     /// # Errors
-    /// The kernel would not start a thread.
-    pub fn run(
-        mut self,
-        start: Arc<Start>,
-        doorbell: Arc<Doorbell>,
-        notify: Notify,
-    ) -> io::Result<Output> {
-        if let Place::File(file) = &mut self.place {
-            file.keep();
-        }
-        let queue = Arc::new(Queue::new(doorbell));
-        let worker = Worker::new(
-            self.name.clone(),
-            Encoder::new(self.format, self.audience),
-            self.place,
+    /// The kernel would not start a thread, or no folder be made.
+    pub fn run(self, share: usize, surroundings: &Surroundings) -> io::Result<Output> {
+        let share = self.may_miss().then_some(share);
+        let Surroundings {
             start,
-            Arc::clone(&queue),
+            options,
+            doorbell,
+            clock,
             notify,
-        );
+        } = surroundings.clone();
+        let queue = Arc::new(Queue::new(share, doorbell));
+        // The run records the `start` of its first segment itself, unless every file has its own.
+        let (names, first_segment) = match &self.place {
+            Place::File(file) if file.file.id().is_some() => {
+                let names = SegmentNames::new(&file.path, self.compression);
+                let wanted = options.rotation.is_wanted().then_some(names);
+                (Some(wanted), start.segment)
+            }
+            Place::Template(_) => (Some(None), 0),
+            Place::File(_) | Place::Stdout(_) => (None, start.segment),
+        };
+        let housekeeper = match names {
+            Some(names) => Housekeeper::start(
+                names,
+                &options,
+                self.compression,
+                Arc::clone(&queue),
+                notify.clone(),
+            )?,
+            None => Housekeeper::default(),
+        };
+        let encoder = Encoder::new(self.format, self.audience);
+        let outlet = Outlet {
+            name: self.name.clone(),
+            options,
+            compression: self.compression,
+            scribe: Scribe::new(encoder, start, first_segment),
+            disk: Box::new(SystemDisk),
+            housekeeper,
+            queue: Arc::clone(&queue),
+            clock,
+            notify,
+            retry: RETRY,
+        };
+        let place = self.place;
+        let run = place.into_worker(outlet)?;
         std::thread::Builder::new()
             .name("output".to_owned())
-            .spawn(move || worker.run())?;
+            .spawn(run)?;
         Ok(Output {
             name: self.name,
             queue,
+            notify: surroundings.notify.clone(),
         })
     }
 }
 
-/// What a worker writes to.
+/// What all outputs of a run have in common.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The run's `start` record, for segments to come.
+    pub start: Arc<Start>,
+    /// How they are to behave.
+    pub options: Options,
+    /// Rings when an output falls idle or ends.
+    pub doorbell: Arc<Doorbell>,
+    /// Tells when a segment or a sync is due.
+    pub clock: Arc<dyn Clock>,
+    /// Where trouble is told.
+    pub notify: Notify,
+}
+
+/// What an output writes to, as it was found.
 #[derive(Debug)]
 enum Place {
-    Stdout(StdoutPlace),
-    File(FilePlace),
+    Stdout(SystemFile),
+    File(FirstFile),
+    Template(Template),
 }
 
 impl Place {
-    fn file(&self) -> &File {
+    fn is_terminal(&self) -> bool {
         match self {
-            Self::Stdout(stdout) => stdout.file(),
-            Self::File(file) => file.file(),
+            Self::Stdout(file) => file.file().is_terminal(),
+            Self::File(first) => first.file.file().is_terminal(),
+            Self::Template(_) => false,
         }
     }
 
     /// Device and inode of a regular file, by which two names of one are known.
     fn file_id(&self) -> Option<(u64, u64)> {
         match self {
-            Self::Stdout(stdout) => stdout.file_id(),
-            Self::File(file) => file.file_id(),
+            Self::Stdout(file) => file.id(),
+            Self::File(first) => first.file.id(),
+            Self::Template(_) => None,
         }
     }
+
+    /// The work of the output's thread. The file may be old, and what is to be done with it then is
+    /// done there.
+    fn into_worker(self, mut outlet: Outlet) -> io::Result<impl FnOnce() + Send> {
+        enum Found {
+            Pipe(sink::Sink),
+            File(Location, sink::Sink),
+            Many(Template),
+        }
+        let found = match self {
+            Self::Stdout(file) => Found::Pipe(outlet.sink(Box::new(file))?),
+            Self::File(mut first) => {
+                first.is_unused = false;
+                let is_regular = first.file.id().is_some();
+                let file = SystemFile::from(first.file.file().try_clone()?);
+                let location = Location {
+                    path: first.path.clone(),
+                    made_up: 0,
+                };
+                let sink = outlet.sink(Box::new(file))?;
+                match is_regular {
+                    true => Found::File(location, sink),
+                    false => Found::Pipe(sink),
+                }
+            }
+            Self::Template(template) => {
+                make_folder(template.folder())?;
+                Found::Many(template)
+            }
+        };
+        Ok(move || {
+            let target = match found {
+                Found::Pipe(sink) => Target::Pipe(Pipe::new(sink, &outlet)),
+                Found::File(location, sink) => {
+                    let live = LiveFile::new(location, sink, None, &mut outlet);
+                    Target::File(Box::new(live))
+                }
+                Found::Many(template) => Target::Many(ManyFiles::new(template)),
+            };
+            Worker::new(outlet, target).run();
+        })
+    }
+}
+
+/// A file that was opened before the run began.
+#[derive(Debug)]
+struct FirstFile {
+    path: PathBuf,
+    file: SystemFile,
+    /// It was created by opening it, and nothing has been written to it.
+    is_unused: bool,
+}
+
+impl Drop for FirstFile {
+    /// A run that does not begin leaves no file behind.
+    fn drop(&mut self) {
+        if self.is_unused {
+            // What cannot be removed is empty, and the error that led here is the one to report.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl FirstFile {
+    fn open(path: &Path, options: &Options) -> io::Result<Self> {
+        let (file, is_unused) = SystemFile::open_first(path)?;
+        let first = Self {
+            path: path.to_owned(),
+            file,
+            is_unused,
+        };
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        if options.rotation.is_wanted()
+            && first.file.id().is_some()
+            && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err()
+        {
+            return Err(io::Error::other(
+                "it could not be rotated, because its folder is not writable",
+            ));
+        }
+        Ok(first)
+    }
+}
+
+fn open_stdout() -> io::Result<SystemFile> {
+    let fd = io::stdout().as_fd().try_clone_to_owned()?;
+    Ok(SystemFile::from(fd))
+}
+
+/// Whether files can be made in `folder`, which may be still to be made itself.
+fn check_folder(folder: &Path) -> io::Result<()> {
+    let mut nearest = folder;
+    while !nearest.as_os_str().is_empty() && !nearest.exists() {
+        nearest = nearest.parent().unwrap_or(Path::new(""));
+    }
+    let nearest = match nearest.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => nearest,
+    };
+    if !nearest.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    Ok(access(nearest, Access::WRITE_OK | Access::EXEC_OK)?)
 }
 
 /// How far an output has come.
@@ -254,13 +485,18 @@ pub enum State {
 pub struct Output {
     name: String,
     queue: Arc<Queue>,
+    notify: Notify,
 }
 
 impl Output {
-    /// Queues a batch. Never waits: the pool bounds what can be queued. An output that has ended
-    /// takes nothing any more.
+    /// Queues a batch. Never waits: the pool bounds what can be queued, and an output that may miss
+    /// records misses them beyond its share. One that has ended takes nothing any more.
     pub fn send(&self, batch: &Arc<Batch>) {
-        self.queue.push(Job::Batch(Arc::clone(batch)));
+        if self.queue.push_batch(batch) {
+            self.notify.say(Notice::Missing {
+                output: self.name.clone(),
+            });
+        }
     }
 
     /// Opens the file anew, behind what was sent so far: the old one may have been moved away.
@@ -288,6 +524,16 @@ impl Output {
         self.queue.state()
     }
 
+    /// Whether something is missing in it, or may be, though it goes on.
+    pub fn is_torn(&self) -> bool {
+        self.queue.is_torn()
+    }
+
+    /// Commands for closed files that still run, or wait to.
+    pub fn chores(&self) -> usize {
+        self.queue.chores()
+    }
+
     /// What it is called in messages.
     pub fn name(&self) -> &str {
         &self.name
@@ -299,6 +545,7 @@ impl Output {
             name: self.name.clone(),
             written: self.queue.written(),
             waiting: self.queue.waiting(),
+            missed: self.queue.missed(),
         }
     }
 }

@@ -1,11 +1,17 @@
 //! The way from the loop to an output's thread, and what the loop may know of that thread.
+//!
+//! An output that may miss records holds no more than its share of the buffer. What comes while it
+//! holds that much is counted instead of queued, until it has worked off half; then the count goes
+//! ahead of what is queued next.
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::State;
+use super::outlet::Patience;
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
 use crate::record::doorbell::Doorbell;
@@ -14,8 +20,20 @@ use crate::record::doorbell::Doorbell;
 #[derive(Debug)]
 pub(super) enum Job {
     Batch(Arc<Batch>),
+    Gap(Gap),
     Reopen(Timestamp),
     Finish,
+}
+
+/// Records that were counted instead of queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// When the first was seen.
+    pub(super) time: Timestamp,
+    pub(super) first_seq: u64,
+    pub(super) records: u64,
+    /// Payload bytes in them.
+    pub(super) bytes: u64,
 }
 
 /// Unbounded in itself: what fills it are batches, and the pool bounds them.
@@ -23,32 +41,50 @@ pub(super) enum Job {
 pub(super) struct Queue {
     inner: Mutex<Inner>,
     pushed: Condvar,
+    /// Bytes that it holds at most, where records may be missed; else it holds what it is given.
+    share: Option<usize>,
     /// The worker waits, with nothing unwritten.
     idle: AtomicBool,
     ended: AtomicBool,
+    /// Something is missing, or may be: a write failed, records were missed.
+    torn: AtomicBool,
     written: AtomicU64,
     waiting: AtomicU64,
+    missed: AtomicU64,
+    /// What is still to be done for closed files once the worker has finished.
+    chores: AtomicUsize,
     doorbell: Arc<Doorbell>,
 }
 
 #[derive(Debug)]
 struct Inner {
     jobs: VecDeque<Job>,
+    /// Bytes of the pool that queued batches hold, and the one that is being encoded.
+    held: usize,
+    gap: Option<Gap>,
+    patience: Patience,
     state: State,
 }
 
 impl Queue {
-    pub(super) fn new(doorbell: Arc<Doorbell>) -> Self {
+    pub(super) fn new(share: Option<usize>, doorbell: Arc<Doorbell>) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 jobs: VecDeque::new(),
+                held: 0,
+                gap: None,
+                patience: Patience::default(),
                 state: State::Running,
             }),
             pushed: Condvar::new(),
+            share,
             idle: AtomicBool::new(false),
             ended: AtomicBool::new(false),
+            torn: AtomicBool::new(false),
             written: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
+            chores: AtomicUsize::new(0),
             doorbell,
         }
     }
@@ -60,14 +96,38 @@ impl Queue {
 
     // --- the loop's side -------------------------------------------------------------------------
 
-    pub(super) fn push(&self, job: Job) {
+    /// Queues a batch, or counts it as missed; whether that is to be said.
+    pub(super) fn push_batch(&self, batch: &Arc<Batch>) -> bool {
         let mut inner = self.inner();
         if inner.state != State::Running {
-            return;
+            return false;
         }
-        if let Job::Batch(batch) = &job {
-            self.waiting.fetch_add(batch.records(), SeqCst);
+        if self.share.is_some_and(|share| inner.is_full(share, batch)) {
+            let is_first = inner.gap.is_none();
+            inner.miss(batch);
+            let now_us = batch.time().unwrap_or_default().elapsed_us;
+            let is_to_be_said = is_first && inner.patience.is_to_be_said(now_us);
+            drop(inner);
+            self.torn.store(true, SeqCst);
+            self.missed.fetch_add(batch.records(), SeqCst);
+            return is_to_be_said;
         }
+        inner.flush_gap();
+        inner.held += batch.charge();
+        self.waiting.fetch_add(batch.records(), SeqCst);
+        self.push_job(inner, Job::Batch(Arc::clone(batch)));
+        false
+    }
+
+    pub(super) fn push(&self, job: Job) {
+        let mut inner = self.inner();
+        if inner.state == State::Running {
+            inner.flush_gap();
+            self.push_job(inner, job);
+        }
+    }
+
+    fn push_job(&self, mut inner: MutexGuard<'_, Inner>, job: Job) {
         inner.jobs.push_back(job);
         self.idle.store(false, SeqCst);
         drop(inner);
@@ -86,6 +146,10 @@ impl Queue {
         self.inner().state
     }
 
+    pub(super) fn is_torn(&self) -> bool {
+        self.torn.load(SeqCst)
+    }
+
     pub(super) fn written(&self) -> u64 {
         self.written.load(SeqCst)
     }
@@ -94,15 +158,36 @@ impl Queue {
         self.waiting.load(SeqCst)
     }
 
-    // --- the worker's side -----------------------------------------------------------------------
-
-    /// What was queued first, if anything is.
-    pub(super) fn pop(&self) -> Option<Job> {
-        self.inner().jobs.pop_front()
+    pub(super) fn missed(&self) -> u64 {
+        self.missed.load(SeqCst)
     }
 
-    /// Waits until something is queued. The caller has written all that it was given.
-    pub(super) fn wait(&self) {
+    pub(super) fn chores(&self) -> usize {
+        self.chores.load(SeqCst)
+    }
+
+    // --- the worker's side -----------------------------------------------------------------------
+
+    /// What was queued first, if anything is. A batch is [given back](Queue::give_back) once it is
+    /// encoded.
+    pub(super) fn pop(&self) -> Option<Job> {
+        let mut inner = self.inner();
+        if inner.jobs.is_empty() {
+            // Nothing more comes to push it: the reader is back, the senders may be silent.
+            inner.flush_gap();
+        }
+        inner.jobs.pop_front()
+    }
+
+    /// A batch is encoded and no longer held.
+    pub(super) fn give_back(&self, batch: Arc<Batch>) {
+        self.inner().held -= batch.charge();
+        drop(batch);
+    }
+
+    /// Waits until something is queued, but not longer than `timeout`. The caller has written all
+    /// that it was given.
+    pub(super) fn wait(&self, timeout: Option<Duration>) {
         let mut inner = self.inner();
         if inner.jobs.is_empty() {
             self.idle.store(true, SeqCst);
@@ -111,9 +196,31 @@ impl Queue {
             self.doorbell.ring();
             inner = self.inner();
         }
-        while inner.jobs.is_empty() {
-            inner = (self.pushed.wait(inner)).unwrap_or_else(PoisonError::into_inner);
+        let is_empty = |inner: &mut Inner| inner.jobs.is_empty() && inner.gap.is_none();
+        match timeout {
+            None => drop(self.pushed.wait_while(inner, is_empty)),
+            Some(timeout) => {
+                drop(self.pushed.wait_timeout_while(inner, timeout, is_empty));
+                self.idle.store(false, SeqCst);
+            }
         }
+    }
+
+    /// Whether a reopening is asked for, however far behind; then it counts as done.
+    pub(super) fn take_reopen(&self) -> bool {
+        let jobs = &mut self.inner().jobs;
+        let asked = jobs.iter().position(|job| matches!(job, Job::Reopen(_)));
+        asked.is_some_and(|nth| jobs.remove(nth).is_some())
+    }
+
+    /// Lets `time` pass, with all that is queued still to be done.
+    pub(super) fn rest(&self, time: Duration) {
+        std::thread::park_timeout(time);
+    }
+
+    /// Something is missing, or may be.
+    pub(super) fn tear(&self) {
+        self.torn.store(true, SeqCst);
     }
 
     pub(super) fn count_written(&self, bytes: u64) {
@@ -122,6 +229,17 @@ impl Queue {
 
     pub(super) fn count_done(&self, records: u64) {
         self.waiting.fetch_sub(records, SeqCst);
+    }
+
+    /// Something is to be done for closed files.
+    pub(super) fn add_chore(&self) {
+        self.chores.fetch_add(1, SeqCst);
+    }
+
+    /// It is done.
+    pub(super) fn chore_done(&self) {
+        self.chores.fetch_sub(1, SeqCst);
+        self.doorbell.call();
     }
 
     /// The worker has ended. What is queued, and all that is pushed from now on, goes back to the
@@ -137,5 +255,153 @@ impl Queue {
         self.ended.store(true, SeqCst);
         drop(jobs);
         self.doorbell.call();
+    }
+}
+
+impl Inner {
+    /// Whether `batch` is to be missed: it does not fit into the share, or others were missed and
+    /// not enough has been worked off since.
+    fn is_full(&self, share: usize, batch: &Batch) -> bool {
+        let most = match self.gap {
+            Some(_) => share / 2,
+            None => share,
+        };
+        // An empty queue takes a batch of any size.
+        self.held > 0 && self.held + batch.charge() > most
+    }
+
+    fn miss(&mut self, batch: &Batch) {
+        let gap = self.gap.get_or_insert(Gap {
+            time: batch.time().unwrap_or_default(),
+            first_seq: batch.first_seq(),
+            records: 0,
+            bytes: 0,
+        });
+        debug_assert!(gap.first_seq + gap.records == batch.first_seq());
+        gap.records += batch.records();
+        gap.bytes += batch.used() as u64;
+    }
+
+    fn flush_gap(&mut self) {
+        let gap = self.gap.take().map(Job::Gap);
+        self.jobs.extend(gap);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::batch::{BatchPool, ConnIndex};
+    use crate::record::{Direction, Framing};
+
+    /// A pool, and batches of `bytes` bytes each, numbered on.
+    struct Source {
+        pool: BatchPool,
+        next_seq: u64,
+    }
+
+    impl Source {
+        fn batch(&mut self, bytes: usize) -> Arc<Batch> {
+            let mut batch = self.pool.acquire().expect("there is room");
+            batch.start_at(self.next_seq);
+            let time = Timestamp {
+                elapsed_us: self.next_seq,
+                ..Timestamp::default()
+            };
+            let conn = ConnIndex::default();
+            batch.push_data(time, conn, Direction::In, 0, bytes);
+            self.next_seq = batch.next_seq();
+            batch.seal()
+        }
+    }
+
+    fn setup(share: Option<usize>) -> (Source, Queue) {
+        let doorbell = Arc::new(Doorbell::new(|| {}));
+        let pool = BatchPool::new(1 << 16, 1 << 30, Framing::Chunk, Arc::clone(&doorbell));
+        (Source { pool, next_seq: 0 }, Queue::new(share, doorbell))
+    }
+
+    fn seq_and_gap(queue: &Queue) -> (Vec<u64>, Vec<(u64, u64, u64)>) {
+        let (mut seqs, mut gaps) = (Vec::new(), Vec::new());
+        while let Some(job) = queue.pop() {
+            match job {
+                Job::Batch(batch) => {
+                    seqs.push(batch.first_seq());
+                    queue.give_back(batch);
+                }
+                Job::Gap(gap) => gaps.push((gap.first_seq, gap.records, gap.bytes)),
+                Job::Reopen(_) | Job::Finish => {}
+            }
+        }
+        (seqs, gaps)
+    }
+
+    #[test]
+    fn without_a_share_nothing_is_missed() {
+        let (mut source, queue) = setup(None);
+        for _ in 0..100 {
+            queue.push_batch(&source.batch(60_000));
+        }
+        assert_eq!(seq_and_gap(&queue), ((0..100).collect(), vec![]));
+        assert!(!queue.is_torn());
+    }
+
+    #[test]
+    fn beyond_its_share_records_are_counted_until_half_is_worked_off() {
+        let (mut source, queue) = setup(Some(400_000));
+        let first = source.batch(60_000);
+        let fit = 400_000 / first.charge() as u64;
+        queue.push_batch(&first);
+        for _ in 1..fit + 3 {
+            queue.push_batch(&source.batch(60_000));
+        }
+        assert!(queue.is_torn());
+        assert_eq!((queue.waiting(), queue.missed()), (fit, 3));
+        // One worked off is not enough, or every second batch would be missed.
+        let Some(Job::Batch(batch)) = queue.pop() else {
+            panic!("the first is a batch");
+        };
+        queue.give_back(batch);
+        queue.push_batch(&source.batch(10));
+        assert_eq!(queue.missed(), 4);
+        for _ in 0..fit / 2 {
+            let Some(Job::Batch(batch)) = queue.pop() else {
+                panic!("there are more");
+            };
+            queue.give_back(batch);
+        }
+        queue.push_batch(&source.batch(10));
+        let (seqs, gaps) = seq_and_gap(&queue);
+        assert_eq!(gaps, [(fit, 4, 180_010)]);
+        assert_eq!(
+            seqs,
+            (fit / 2 + 1..fit).chain([fit + 4]).collect::<Vec<_>>()
+        );
+    }
+
+    #[test]
+    fn a_gap_is_told_though_nothing_comes_behind_it() {
+        let (mut source, queue) = setup(Some(1));
+        queue.push_batch(&source.batch(60_000));
+        queue.push_batch(&source.batch(5));
+        assert_eq!(seq_and_gap(&queue), (vec![0], vec![(1, 1, 5)]));
+        // With room again, nothing more is missed.
+        queue.push_batch(&source.batch(5));
+        assert_eq!(seq_and_gap(&queue), (vec![2], vec![]));
+        queue.push_batch(&source.batch(5));
+        queue.push_batch(&source.batch(6));
+        queue.push(Job::Finish);
+        assert_eq!(seq_and_gap(&queue), (vec![3], vec![(4, 1, 6)]));
+    }
+
+    #[test]
+    fn a_reopening_can_be_taken_out_of_its_turn() {
+        let (mut source, queue) = setup(None);
+        assert!(!queue.take_reopen());
+        queue.push_batch(&source.batch(1));
+        queue.push(Job::Reopen(Timestamp::default()));
+        queue.push_batch(&source.batch(1));
+        assert!(queue.take_reopen() && !queue.take_reopen());
+        assert_eq!(seq_and_gap(&queue).0, [0, 1]);
     }
 }

@@ -1,332 +1,248 @@
-//! The thread of an output: takes batches, encodes them, writes.
+//! The thread of an output: takes what is queued, in order, and has it written.
 //!
-//! Whatever is queued is encoded into one buffer and written in large pieces; when the queue is
-//! empty the rest is written at once. So a lone byte is out within microseconds, and a flood costs
-//! few system calls. An error that can pass (a full disk) is waited out with the bytes kept; one
-//! that cannot ends this output and no other.
+//! Whatever is queued is encoded into a buffer and written in large pieces; when the queue is empty
+//! the rest is written at once. So a lone byte is out within microseconds, and a flood costs few
+//! system calls.
 
-use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::mem;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
-
-use super::file::ends_torn;
-use super::queue::{Job, Queue};
-use super::{Place, State};
-use crate::codec::Encoder;
-use crate::notice::{Notice, Notify};
+use super::State;
+use super::live::{LiveFile, Moment};
+use super::many::ManyFiles;
+use super::outlet::{NOTICE_INTERVAL_US, Outlet};
+use super::pipe::Pipe;
+use super::queue::{Gap, Job};
+use crate::notice::Notice;
+use crate::record::Timestamp;
 use crate::record::batch::Batch;
-use crate::record::{EndReason, Event, Record, Start, Timestamp};
-
-/// Encoded bytes that are worth a write while more is queued.
-const WRITE_SIZE: usize = 256 * 1024;
-
-/// A run of payload this long is written from the arena, without a copy.
-const DIRECT_SIZE: usize = 32 * 1024;
-
-/// How long to wait before a full disk is tried again.
-const RETRY: Duration = Duration::from_millis(100);
-
-/// Tries between two messages about the same stall: five seconds.
-const TRIES_A_NOTICE: u32 = 50;
 
 #[derive(Debug)]
 pub(super) struct Worker {
-    name: String,
-    encoder: Encoder,
-    buffer: Vec<u8>,
-    place: Place,
-    start: Arc<Start>,
-    segment: u64,
-    /// Number of the record behind the last that was encoded.
-    next_seq: u64,
-    /// Records of whole batches that are in the buffer, or partly written.
+    outlet: Outlet,
+    target: Target,
+    /// Records of whole batches that are encoded and not all written.
     encoded: u64,
-    queue: Arc<Queue>,
-    notify: Notify,
+    missed: Missed,
 }
 
-/// Why a worker stops before it was told to.
+/// What is written to.
 #[derive(Debug)]
-struct Failure {
-    action: &'static str,
-    error: io::Error,
+pub(super) enum Target {
+    Pipe(Pipe),
+    File(Box<LiveFile>),
+    Many(ManyFiles),
+}
+
+/// What was missed and not said yet.
+#[derive(Debug, Default)]
+struct Missed {
+    records: u64,
+    bytes: u64,
+    said_us: Option<u64>,
 }
 
 impl Worker {
-    pub(super) fn new(
-        name: String,
-        encoder: Encoder,
-        place: Place,
-        start: Arc<Start>,
-        queue: Arc<Queue>,
-        notify: Notify,
-    ) -> Self {
+    pub(super) fn new(outlet: Outlet, target: Target) -> Self {
         Self {
-            name,
-            encoder,
-            buffer: Vec::new(),
-            place,
-            segment: start.segment,
-            start,
-            next_seq: 0,
+            outlet,
+            target,
             encoded: 0,
-            queue,
-            notify,
+            missed: Missed::default(),
         }
     }
 
     pub(super) fn run(mut self) {
-        self.mend_torn_end();
-        let state = match self.work() {
+        let worked = self.work();
+        self.say_missed();
+        let (outlet, result) = match worked {
+            Ok(()) => self.finish(),
+            Err(error) => (self.outlet, Err(error)),
+        };
+        let output = outlet.name();
+        let state = match result {
             Ok(()) => State::Finished,
-            Err(failure) if failure.error.kind() == io::ErrorKind::BrokenPipe => {
-                self.notify.say(Notice::OutputClosed {
-                    output: self.name.clone(),
-                });
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                outlet.say(Notice::OutputClosed { output });
                 State::Closed
             }
-            Err(Failure { action, error }) => {
-                self.notify.say(Notice::OutputFailed {
-                    output: self.name.clone(),
-                    action,
-                    error,
-                });
+            Err(error) => {
+                outlet.say(Notice::OutputFailed { output, error });
                 State::Failed
             }
         };
-        self.queue.end(state);
+        outlet.queue.end(state);
     }
 
-    fn work(&mut self) -> Result<(), Failure> {
+    /// Works until it is told to finish.
+    fn work(&mut self) -> io::Result<()> {
         loop {
-            match self.queue.pop() {
-                Some(Job::Batch(batch)) => self.encode(&batch)?,
-                Some(Job::Reopen(now)) => self.reopen(now)?,
-                Some(Job::Finish) => {
-                    self.flush()?;
-                    self.say_if_deleted();
-                    return self.sync();
+            match self.outlet.queue.pop() {
+                Some(Job::Batch(batch)) => {
+                    self.encode(&batch)?;
+                    self.encoded += batch.records();
+                    self.outlet.queue.give_back(batch);
                 }
+                Some(Job::Gap(gap)) => self.miss(&gap),
+                Some(Job::Reopen(now)) => self.reopen(now),
+                Some(Job::Finish) => return self.flush(),
                 None => {
                     self.flush()?;
-                    self.queue.wait();
-                }
-            }
-        }
-    }
-
-    fn encode(&mut self, batch: &Batch) -> Result<(), Failure> {
-        debug_assert!(batch.first_seq() == self.next_seq);
-        if let Encoder::Raw = self.encoder {
-            for bytes in batch.payloads() {
-                if bytes.len() >= DIRECT_SIZE {
-                    self.flush()?;
-                    self.write(bytes)?;
-                } else {
-                    self.buffer.extend_from_slice(bytes);
-                    self.flush_if_large()?;
-                }
-            }
-        } else {
-            for record in batch {
-                self.encoder.encode(&record, &mut self.buffer);
-                self.flush_if_large()?;
-            }
-        }
-        self.next_seq = batch.next_seq();
-        self.encoded += batch.records();
-        Ok(())
-    }
-
-    /// A line that a crash cut short is ended, so that what is appended stands on lines of its own.
-    fn mend_torn_end(&mut self) {
-        if !matches!(self.encoder, Encoder::Raw) && ends_torn(self.place.file()) {
-            self.notify.say(Notice::TornEnd {
-                output: self.name.clone(),
-            });
-            self.buffer.push(b'\n');
-        }
-    }
-
-    /// Goes on in a new file where the path leads to one, the old one ended and the new one begun
-    /// as segments of one run.
-    fn reopen(&mut self, now: Timestamp) -> Result<(), Failure> {
-        let Place::File(file) = &self.place else {
-            return Ok(());
-        };
-        let new = match file.open_again() {
-            Ok(Some(new)) => new,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                self.notify.say(Notice::ReopenFailed {
-                    output: self.name.clone(),
-                    error,
-                });
-                return Ok(());
-            }
-        };
-        let reason = EndReason::Rotated;
-        self.encode_between(now, Event::End { reason });
-        self.flush()?;
-        self.sync()?;
-        self.say_if_deleted();
-        self.place = Place::File(new);
-        self.mend_torn_end();
-        self.segment += 1;
-        self.notify.say(Notice::Reopened {
-            output: self.name.clone(),
-            segment: self.segment,
-        });
-        let start = Start {
-            segment: self.segment,
-            ..(*self.start).clone()
-        };
-        self.encode_between(now, Event::Start(Cow::Owned(start)));
-        Ok(())
-    }
-
-    /// mv to another file system copies and then deletes; what came in between is nowhere.
-    fn say_if_deleted(&self) {
-        if let Place::File(file) = &self.place {
-            if file.is_deleted() {
-                self.notify.say(Notice::OutputDeleted {
-                    output: self.name.clone(),
-                });
-            }
-        }
-    }
-
-    /// Encodes a record of the output's own, which takes the number of the next without using it.
-    fn encode_between(&mut self, time: Timestamp, event: Event<'_>) {
-        let seq = self.next_seq;
-        let record = Record { time, seq, event };
-        self.encoder.encode(&record, &mut self.buffer);
-    }
-
-    fn flush_if_large(&mut self) -> Result<(), Failure> {
-        if self.buffer.len() >= WRITE_SIZE {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> Result<(), Failure> {
-        self.write(&self.buffer)?;
-        self.buffer.clear();
-        self.queue.count_done(mem::take(&mut self.encoded));
-        // One record can be far longer than the rest; its memory is not kept for ever.
-        self.buffer.shrink_to(4 * WRITE_SIZE);
-        Ok(())
-    }
-
-    fn write(&self, mut bytes: &[u8]) -> Result<(), Failure> {
-        let mut file = self.place.file();
-        let mut tries = 0;
-        while !bytes.is_empty() {
-            match file.write(bytes) {
-                Ok(0) => {
-                    return Err(Failure {
-                        action: "write",
-                        error: io::ErrorKind::WriteZero.into(),
-                    });
-                }
-                Ok(written) => {
-                    bytes = &bytes[written..];
-                    self.queue.count_written(written as u64);
-                }
-                Err(error) => match Recovery::of(&error) {
-                    Recovery::Again => {}
-                    Recovery::WhenWritable => wait_writable(file),
-                    Recovery::Later => {
-                        if tries % TRIES_A_NOTICE == 0 {
-                            self.notify.say(Notice::OutputStalled {
-                                output: self.name.clone(),
-                                error,
-                            });
-                        }
-                        tries += 1;
-                        std::thread::park_timeout(RETRY);
+                    self.expire();
+                    let timeout = self.timeout();
+                    if timeout != Some(Duration::ZERO) {
+                        self.outlet.queue.wait(timeout);
                     }
-                    Recovery::Never => {
-                        return Err(Failure {
-                            action: "write",
-                            error,
-                        });
-                    }
-                },
+                }
             }
         }
-        // Only now: a disk that gives back a few bytes at a time is still full.
-        if tries > 0 {
-            self.notify.say(Notice::OutputResumed {
-                output: self.name.clone(),
+    }
+
+    fn encode(&mut self, batch: &Batch) -> io::Result<()> {
+        let outlet = &mut self.outlet;
+        debug_assert!(batch.first_seq() == outlet.scribe.next_seq());
+        let is_raw = outlet.scribe.is_raw();
+        match &mut self.target {
+            Target::Pipe(pipe) if is_raw => {
+                for bytes in batch.payloads() {
+                    pipe.bytes(bytes, outlet)?;
+                }
+            }
+            Target::Pipe(pipe) => {
+                for record in batch {
+                    pipe.record(&record, outlet)?;
+                }
+            }
+            // Where nothing ends a segment, chunks that lie together are written together.
+            Target::File(live) if is_raw && !outlet.options.rotation.is_wanted() => {
+                let at = Moment {
+                    time: batch.time().unwrap_or_default(),
+                    seq: batch.first_seq(),
+                };
+                for bytes in batch.payloads() {
+                    live.bytes(bytes, at, outlet);
+                }
+            }
+            Target::File(live) => {
+                for record in batch {
+                    live.record(&record, outlet);
+                }
+            }
+            Target::Many(many) => {
+                let mut records = batch.iter();
+                while let Some(record) = records.next() {
+                    let endpoints = records.endpoints().map(|endpoints| &**endpoints);
+                    many.record(&record, endpoints, outlet);
+                }
+            }
+        }
+        outlet.scribe.pass(batch.next_seq());
+        Ok(())
+    }
+
+    fn miss(&mut self, gap: &Gap) {
+        let outlet = &mut self.outlet;
+        match &mut self.target {
+            Target::Pipe(pipe) => outlet.scribe.gap(gap, pipe.buffer()),
+            Target::File(live) => live.gap(gap, outlet),
+            Target::Many(many) => many.gap(gap, outlet),
+        }
+        outlet.scribe.pass(gap.first_seq + gap.records);
+        self.missed.records += gap.records;
+        self.missed.bytes += gap.bytes;
+        let now_us = outlet.now().elapsed_us;
+        let said_us = self.missed.said_us;
+        if said_us.is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US) {
+            self.missed.said_us = Some(now_us);
+            self.say_missed();
+        }
+    }
+
+    fn say_missed(&mut self) {
+        let records = mem::take(&mut self.missed.records);
+        let bytes = mem::take(&mut self.missed.bytes);
+        if records > 0 {
+            self.outlet.say(Notice::Missed {
+                output: self.outlet.name(),
+                records,
+                bytes,
             });
         }
+    }
+
+    fn reopen(&mut self, time: Timestamp) {
+        let at = self.moment(time);
+        let outlet = &mut self.outlet;
+        match &mut self.target {
+            // Nothing to be moved away from.
+            Target::Pipe(_) => {}
+            Target::File(live) => live.reopen(at, outlet),
+            Target::Many(many) => many.reopen(at, outlet),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match &mut self.target {
+            Target::Pipe(pipe) => pipe.flush(&self.outlet)?,
+            Target::File(live) => live.flush(&mut self.outlet),
+            Target::Many(many) => many.flush(&mut self.outlet),
+        }
+        self.outlet.queue.count_done(mem::take(&mut self.encoded));
         Ok(())
     }
 
-    fn sync(&self) -> Result<(), Failure> {
-        match &self.place {
-            Place::Stdout(_) => Ok(()),
-            Place::File(file) => file.sync().map_err(|error| Failure {
-                action: "sync",
-                error,
-            }),
+    fn expire(&mut self) {
+        let Some(deadline_us) = self.deadline_us() else {
+            return;
+        };
+        let now = self.outlet.now();
+        if now.elapsed_us < deadline_us {
+            return;
+        }
+        let at = self.moment(now);
+        match &mut self.target {
+            Target::Pipe(_) => {}
+            Target::File(live) => live.expire(at, &mut self.outlet),
+            Target::Many(many) => many.expire(at, &mut self.outlet),
         }
     }
-}
 
-/// What helps against a failed write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Recovery {
-    /// Nothing happened.
-    Again,
-    /// Somebody made the descriptor non-blocking; it is full.
-    WhenWritable,
-    /// Space may be given back, a limit may be raised.
-    Later,
-    Never,
-}
-
-impl Recovery {
-    fn of(error: &io::Error) -> Self {
-        match Errno::from_io_error(error) {
-            Some(Errno::INTR) => Self::Again,
-            Some(Errno::AGAIN) => Self::WhenWritable,
-            Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => Self::Later,
-            _ => Self::Never,
+    fn deadline_us(&self) -> Option<u64> {
+        match &self.target {
+            Target::Pipe(_) => None,
+            Target::File(live) => live.deadline_us(&self.outlet),
+            Target::Many(many) => many.deadline_us(&self.outlet),
         }
     }
-}
 
-fn wait_writable(file: &File) {
-    // Whatever it returns, the write that follows tells.
-    let _ = poll(&mut [PollFd::new(file, PollFlags::OUT)], None);
-}
+    fn timeout(&self) -> Option<Duration> {
+        let deadline_us = self.deadline_us()?;
+        let left = deadline_us.saturating_sub(self.outlet.now().elapsed_us);
+        Some(Duration::from_micros(left))
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    fn moment(&self, time: Timestamp) -> Moment {
+        Moment {
+            time,
+            seq: self.outlet.scribe.next_seq(),
+        }
+    }
 
-    #[test]
-    fn only_errors_that_can_pass_are_waited_out() {
-        fn check(errno: Errno, expected: Recovery) {
-            let error = io::Error::from_raw_os_error(errno.raw_os_error());
-            assert_eq!(Recovery::of(&error), expected, "{error}");
+    /// Everything is written and synced.
+    fn finish(self) -> (Outlet, io::Result<()>) {
+        let at = self.moment(self.outlet.now());
+        let mut outlet = self.outlet;
+        let mut result = Ok(());
+        match self.target {
+            Target::Pipe(pipe) => result = pipe.finish(&outlet),
+            Target::File(live) => {
+                let (file, path) = live.finish(None, &mut outlet);
+                outlet.housekeeper.seal(file, path);
+            }
+            Target::Many(mut many) => many.finish(at, &mut outlet),
         }
-        check(Errno::INTR, Recovery::Again);
-        check(Errno::AGAIN, Recovery::WhenWritable);
-        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
-            check(errno, Recovery::Later);
-        }
-        for errno in [Errno::IO, Errno::PIPE, Errno::BADF, Errno::ROFS] {
-            check(errno, Recovery::Never);
-        }
+        outlet.housekeeper.finish();
+        (outlet, result)
     }
 }

@@ -119,6 +119,16 @@ impl Batch {
         self.used
     }
 
+    /// Bytes that it takes of its pool.
+    pub fn charge(&self) -> usize {
+        self.charge
+    }
+
+    /// When its first record was seen, if it has one.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.storage.heads.first().map(|head| head.time)
+    }
+
     /// How many more heads it takes.
     pub fn spare_heads(&self) -> usize {
         MAX_HEADS - self.storage.heads.len()
@@ -232,6 +242,7 @@ impl Batch {
             heads: self.storage.heads.iter(),
             seq: self.first_seq,
             pieces: None,
+            endpoints: None,
         }
     }
 
@@ -292,6 +303,7 @@ pub struct Records<'a> {
     heads: std::slice::Iter<'a, Head>,
     seq: u64,
     pieces: Option<OpenPieces<'a>>,
+    endpoints: Option<&'a Arc<Endpoints>>,
 }
 
 /// A data head that is being split into its records.
@@ -325,6 +337,10 @@ impl<'a> Iterator for Records<'a> {
                 self.pieces = None;
             }
             let head = self.heads.next()?;
+            self.endpoints = match head.kind {
+                HeadKind::Start(_) | HeadKind::End(_) => None,
+                _ => self.batch.storage.conns.get(head.conn.0 as usize),
+            };
             let conn = || self.batch.conn(head.conn).0;
             let event = match &head.kind {
                 HeadKind::Start(start) => Event::Start(Cow::Borrowed(&**start)),
@@ -368,6 +384,11 @@ impl<'a> Iterator for Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Both ends of the connection that the record returned last speaks of, if of one.
+    pub fn endpoints(&self) -> Option<&'a Arc<Endpoints>> {
+        self.endpoints
+    }
+
     fn numbered(&mut self, time: Timestamp, event: Event<'a>) -> Record<'a> {
         let seq = self.seq;
         self.seq += 1;

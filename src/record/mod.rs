@@ -115,6 +115,8 @@ pub enum CloseReason {
 pub enum EndReason {
     /// The run goes on in the next segment.
     Rotated,
+    /// The only connection of the file was closed.
+    Closed,
     /// The run ended.
     Shutdown,
     /// A reason that a later program recorded.

@@ -63,6 +63,13 @@ impl Timestamp {
     }
 }
 
+/// Tells the time. The engine has the one that reads the machine's clocks; who is handed one knows
+/// nothing of them, and a test hands it any time it likes.
+pub trait Clock: fmt::Debug + Send + Sync {
+    /// The time.
+    fn now(&self) -> Timestamp;
+}
+
 /// Renders [`WallTime`]s one after another and keeps the last: the date is written again only when
 /// the second changes, the six decimals only when the microsecond does.
 #[derive(Debug)]

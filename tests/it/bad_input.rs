@@ -3,8 +3,9 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Stdio;
 
-use crate::tape::listen_command;
+use crate::tape::{eventually, listen_command};
 
 /// Runs it, and demands a status, one line that holds `expected`, and an unchanged folder.
 fn check(args: &[&str], status: i32, expected: &str) {
@@ -15,10 +16,15 @@ fn check(args: &[&str], status: i32, expected: &str) {
 }
 
 fn check_in(folder: &Path, args: &[&str], status: i32, expected: &str) {
-    let output = listen_command(args)
+    let child = listen_command(args)
         .current_dir(folder)
-        .output()
-        .expect("it starts");
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.expect("it starts");
+    // One that is not refused runs for ever.
+    eventually("it is refused", || child.try_wait().expect("it is a child"));
+    let output = child.wait_with_output().expect("it has ended");
     let said = String::from_utf8(output.stderr).expect("it is text");
     assert_eq!(output.status.code(), Some(status), "{said}");
     assert!(output.stdout.is_empty());
@@ -89,11 +95,13 @@ fn outputs_that_contradict_each_other() {
         2,
         "no format is called xml: there are text, hex, json and raw",
     );
-    check(&["-o", "a.ndjson.gz"], 2, "this version does not compress");
+    check(&["-o", "{peer}.bin"], 2, "{peer} is not known; there are {conn}");
+    check(&["-o", "a", "--keep", "3"], 2, "add --rotate or --rotate-every");
+    check(&["--rotate", "1MiB"], 2, "there is only standard output");
     check(
-        &["-o", "{conn}.bin"],
+        &["-o", "a", "--rotate", "100"],
         2,
-        "this version knows no {conn} in a path",
+        "is a unit missing, as in 100MiB?",
     );
     check(
         &["--frame", "line", "--frame-max", "2MiB"],

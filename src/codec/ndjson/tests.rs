@@ -110,6 +110,7 @@ fn event() -> impl Strategy<Value = Event<'static>> {
         }),
         1 => prop_oneof![
             Just(EndReason::Rotated),
+            Just(EndReason::Closed),
             Just(EndReason::Shutdown),
             Just(EndReason::Other("later".into()))
         ]

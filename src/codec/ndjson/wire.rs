@@ -109,6 +109,7 @@ pub(super) fn close_name(reason: &CloseReason) -> &str {
 pub(super) fn end_name(reason: &EndReason) -> &str {
     match reason {
         EndReason::Rotated => "rotated",
+        EndReason::Closed => "closed",
         EndReason::Shutdown => "shutdown",
         EndReason::Other(name) => name,
     }
@@ -236,6 +237,7 @@ impl<'a> Wire<'a> {
             "end" => Event::End {
                 reason: match self.reason()? {
                     "rotated" => EndReason::Rotated,
+                    "closed" => EndReason::Closed,
                     "shutdown" => EndReason::Shutdown,
                     other => EndReason::Other(other.into()),
                 },

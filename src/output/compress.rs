@@ -1,0 +1,197 @@
+//! Making bytes fewer: what is streamed into a file, and whole files after the fact.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+
+use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
+
+use super::options::Compression;
+
+/// Bytes compressed in one step; between two of them [`compress`] looks whether it is to stop.
+const STEP: usize = 256 * 1024;
+
+/// zstd's own default.
+const ZSTD_LEVEL: i32 = 3;
+
+/// A compressor that writes to `W`.
+enum Encoder<W: Write> {
+    Zstd(zstd::stream::write::Encoder<'static, W>),
+    Gzip(GzEncoder<W>),
+}
+
+impl<W: Write> Encoder<W> {
+    fn new(compression: Compression, to: W) -> io::Result<Self> {
+        Ok(match compression {
+            Compression::Zstd => {
+                let mut encoder = zstd::stream::write::Encoder::new(to, ZSTD_LEVEL)?;
+                encoder.include_checksum(true)?;
+                Self::Zstd(encoder)
+            }
+            Compression::Gzip => Self::Gzip(GzEncoder::new(to, flate2::Compression::default())),
+        })
+    }
+
+    fn writer(&mut self) -> &mut dyn Write {
+        match self {
+            Self::Zstd(encoder) => encoder,
+            Self::Gzip(encoder) => encoder,
+        }
+    }
+
+    fn get_mut(&mut self) -> &mut W {
+        match self {
+            Self::Zstd(encoder) => encoder.get_mut(),
+            Self::Gzip(encoder) => encoder.get_mut(),
+        }
+    }
+
+    fn finish(self) -> io::Result<W> {
+        match self {
+            Self::Zstd(encoder) => encoder.finish(),
+            Self::Gzip(encoder) => encoder.finish(),
+        }
+    }
+}
+
+/// Compresses what is appended to a file. What [`Packer::pack`] gives for some bytes is enough to
+/// have those bytes back, so a file that ends behind it has lost nothing but its trailer.
+pub(super) struct Packer(Encoder<Vec<u8>>);
+
+impl std::fmt::Debug for Packer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Packer")
+    }
+}
+
+impl Packer {
+    /// # Errors
+    /// There is no memory for it.
+    pub(super) fn new(compression: Compression) -> io::Result<Self> {
+        Encoder::new(compression, Vec::new()).map(Self)
+    }
+
+    /// Appends to `packed` all that is needed to have `bytes` back.
+    pub(super) fn pack(&mut self, bytes: &[u8], packed: &mut Vec<u8>) -> io::Result<()> {
+        self.0.writer().write_all(bytes)?;
+        self.0.writer().flush()?;
+        packed.append(self.0.get_mut());
+        Ok(())
+    }
+
+    /// Appends the trailer to `packed`.
+    pub(super) fn finish(self, packed: &mut Vec<u8>) -> io::Result<()> {
+        packed.append(&mut self.0.finish()?);
+        Ok(())
+    }
+}
+
+/// How compressing a file ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compressed {
+    Whole,
+    /// It was told to stop.
+    Stopped,
+}
+
+/// Compresses all of `from` into `to`, which is not synced.
+pub(super) fn compress(
+    compression: Compression,
+    from: &mut File,
+    to: &mut File,
+    mut is_to_stop: impl FnMut() -> bool,
+) -> io::Result<Compressed> {
+    let mut encoder = Encoder::new(compression, to)?;
+    let mut bytes = vec![0; STEP];
+    loop {
+        if is_to_stop() {
+            return Ok(Compressed::Stopped);
+        }
+        match from.read(&mut bytes) {
+            Ok(0) => break,
+            Ok(len) => encoder.writer().write_all(&bytes[..len])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    encoder.finish()?;
+    Ok(Compressed::Whole)
+}
+
+/// Whether `packed` holds exactly what `plain` does.
+pub(super) fn holds_the_same(
+    compression: Compression,
+    packed: File,
+    plain: &mut File,
+) -> io::Result<bool> {
+    let mut unpacked: Box<dyn Read> = match compression {
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(packed)?),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(BufReader::new(packed))),
+    };
+    let (mut one, mut other) = (vec![0; STEP], vec![0; STEP]);
+    loop {
+        // A decoder that stumbles has something else in it.
+        let Ok(len) = read_full(&mut unpacked, &mut one) else {
+            return Ok(false);
+        };
+        if read_full(plain, &mut other)? != len || one[..len] != other[..len] {
+            return Ok(false);
+        }
+        if len == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+/// Reads until the buffer is full or nothing is left.
+fn read_full(from: &mut impl Read, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < bytes.len() {
+        match from.read(&mut bytes[len..]) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+/// All that a compressed text holds, up to where it breaks off.
+#[cfg(test)]
+pub(super) fn unpack(compression: Compression, packed: &[u8]) -> Vec<u8> {
+    let mut unpacked = Vec::new();
+    let mut decoder: Box<dyn Read + '_> = match compression {
+        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(packed).expect("memory")),
+        Compression::Gzip => Box::new(MultiGzDecoder::new(packed)),
+    };
+    let mut piece = [0; 4096];
+    while let Ok(len @ 1..) = decoder.read(&mut piece) {
+        unpacked.extend_from_slice(&piece[..len]);
+    }
+    drop(decoder);
+    unpacked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_packed_so_far_can_be_had_back_at_any_time() {
+        for compression in Compression::ALL {
+            let mut packer = Packer::new(compression).expect("there is memory");
+            let mut random = fastrand::Rng::with_seed(3);
+            let (mut plain, mut packed) = (Vec::new(), Vec::new());
+            for _ in 0..50 {
+                let bytes = vec![random.u8(..4); random.usize(0..3_000)];
+                packer.pack(&bytes, &mut packed).expect("into memory");
+                plain.extend_from_slice(&bytes);
+                assert_eq!(unpack(compression, &packed), plain, "{compression:?}");
+            }
+            packer.finish(&mut packed).expect("into memory");
+            assert_eq!(unpack(compression, &packed), plain, "{compression:?}");
+            assert!(packed.len() < plain.len() / 10);
+        }
+    }
+}

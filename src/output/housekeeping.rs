@@ -1,0 +1,523 @@
+//! What is done with files once they are closed, on a thread of its own: synced, compressed, shown to
+//! a command, deleted in the end.
+//!
+//! A segment is compressed into a file with another name, which is synced and then renamed; only then
+//! is the plain one removed. So whatever a crash leaves, the segment is there whole at least once, and
+//! what is left half done is told by its name ([`Chores::recover`]).
+//!
+//! The worker waits for none of it, unless files are closed faster than the disk can sync them.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use super::compress::{Compressed, compress, holds_the_same};
+use super::disk::{DiskFile, rename_new, sync_folder};
+use super::options::{Compression, Options, Retention};
+use super::outlet::can_pass;
+use super::queue::Queue;
+use super::segment::{SegmentName, SegmentNames, UNFINISHED, with_extension_added};
+use crate::notice::{Notice, Notify, Recovered};
+
+/// Closed files that wait to be synced at most: each holds a descriptor.
+pub(super) const WAITING_FILES: usize = 6;
+
+/// Segments that wait for their command at most; beyond that it is not run, and said so.
+const WAITING_HOOKS: usize = 4096;
+
+/// The worker's end.
+#[derive(Debug, Default)]
+pub(super) struct Housekeeper {
+    tasks: Option<SyncSender<Task>>,
+    is_stopping: Arc<AtomicBool>,
+}
+
+/// What the worker has for it.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A file that is not written to any more, and not this output's to keep house over.
+    Seal {
+        file: Box<dyn DiskFile>,
+        path: PathBuf,
+    },
+    /// A closed segment.
+    Closed {
+        file: Box<dyn DiskFile>,
+        path: PathBuf,
+    },
+    /// Everything before this has been synced: tell so.
+    Barrier(SyncSender<()>),
+}
+
+impl Housekeeper {
+    /// Begins with what an earlier run left half done among the segments called `names`.
+    ///
+    /// # Errors
+    /// The kernel would not start a thread.
+    pub(super) fn start(
+        names: Option<SegmentNames>,
+        options: &Options,
+        streamed: Option<Compression>,
+        queue: Arc<Queue>,
+        notify: Notify,
+    ) -> io::Result<Self> {
+        let (keeper, tasks) = Self::unattended();
+        let hooks = match &options.on_rotate {
+            Some(command) => Some(Hooks::start(
+                command.clone(),
+                Arc::clone(&queue),
+                notify.clone(),
+            )?),
+            None => None,
+        };
+        let chores = Chores {
+            tasks,
+            is_stopping: Arc::clone(&keeper.is_stopping),
+            // What was compressed as it was written is not compressed again.
+            compression: options.compression.filter(|_| streamed.is_none()),
+            retention: options.retention,
+            hooks,
+            kept: VecDeque::new(),
+            plain: VecDeque::new(),
+            queue,
+            notify,
+        };
+        std::thread::Builder::new()
+            .name("housekeeper".to_owned())
+            .spawn(move || chores.run(names.as_ref()))?;
+        Ok(keeper)
+    }
+
+    /// One whose tasks somebody else does.
+    pub(super) fn unattended() -> (Self, Receiver<Task>) {
+        let (sender, tasks) = sync_channel(WAITING_FILES);
+        let keeper = Self {
+            tasks: Some(sender),
+            is_stopping: Arc::default(),
+        };
+        (keeper, tasks)
+    }
+
+    /// Has a file synced that somebody else moved away.
+    pub(super) fn seal(&self, file: Box<dyn DiskFile>, path: PathBuf) {
+        self.send(Task::Seal { file, path });
+    }
+
+    /// Has a closed segment looked after.
+    pub(super) fn closed(&self, file: Box<dyn DiskFile>, path: PathBuf) {
+        self.send(Task::Closed { file, path });
+    }
+
+    /// Waits until every closed file is synced. What else there is to do is left to the next run.
+    pub(super) fn finish(&self) {
+        self.is_stopping.store(true, SeqCst);
+        let (done, synced) = sync_channel(1);
+        self.send(Task::Barrier(done));
+        let _ = synced.recv();
+    }
+
+    fn send(&self, task: Task) {
+        if let Some(tasks) = &self.tasks {
+            // It ends only after its sender.
+            let _ = tasks.send(task);
+        }
+    }
+}
+
+/// The thread's end.
+#[derive(Debug)]
+struct Chores {
+    tasks: Receiver<Task>,
+    is_stopping: Arc<AtomicBool>,
+    compression: Option<Compression>,
+    retention: Retention,
+    hooks: Option<Hooks>,
+    /// Closed segments that are there, the oldest first, if they are deleted some day.
+    kept: VecDeque<Segment>,
+    /// Those that are still to be compressed.
+    plain: VecDeque<Plain>,
+    queue: Arc<Queue>,
+    notify: Notify,
+}
+
+#[derive(Debug)]
+struct Segment {
+    path: PathBuf,
+    size: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Plain {
+    path: PathBuf,
+    /// An earlier run closed it.
+    is_left_over: bool,
+}
+
+impl Chores {
+    fn run(mut self, names: Option<&SegmentNames>) {
+        if let Some(names) = names {
+            self.recover(names);
+        }
+        self.prune();
+        self.compress_all();
+        while let Ok(task) = self.tasks.recv() {
+            self.handle(task);
+            self.compress_all();
+        }
+    }
+
+    fn handle(&mut self, task: Task) {
+        match task {
+            Task::Seal { file, path } => self.seal(file, &path),
+            Task::Closed { file, path } => {
+                self.seal(file, &path);
+                self.keep(path);
+            }
+            Task::Barrier(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Forces a file and its name to the disk.
+    fn seal(&self, mut file: Box<dyn DiskFile>, path: &Path) {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if let Err(error) = file.sync().and_then(|()| sync_folder(folder)) {
+            self.queue.tear();
+            self.notify.say(Notice::SyncFailed {
+                path: path.to_owned(),
+                error,
+            });
+        }
+    }
+
+    /// A segment has come.
+    fn keep(&mut self, path: PathBuf) {
+        if self.retention.is_wanted() {
+            self.kept.push_back(segment(&path));
+        }
+        self.prune();
+        if self.compression.is_some() {
+            self.plain.push_back(Plain {
+                path,
+                is_left_over: false,
+            });
+        } else {
+            self.hook(path);
+        }
+    }
+
+    fn hook(&self, path: PathBuf) {
+        if let Some(hooks) = &self.hooks {
+            hooks.run(path);
+        }
+    }
+
+    // --- retention -------------------------------------------------------------------------------
+
+    /// Deletes what is too much.
+    fn prune(&mut self) {
+        let sizes = self.kept.iter().map(|segment| segment.size);
+        let surplus = self.retention.surplus(sizes);
+        for segment in self.kept.drain(..surplus) {
+            match fs::remove_file(&segment.path) {
+                // Somebody else has taken it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.notify.say(Notice::SegmentTrouble {
+                    path: segment.path,
+                    action: "delete",
+                    error,
+                }),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    // --- compression -----------------------------------------------------------------------------
+
+    fn compress_all(&mut self) {
+        while !self.is_stopping.load(SeqCst) {
+            let Some(plain) = self.plain.front().cloned() else {
+                return;
+            };
+            if self.is_wanted(&plain.path) {
+                match self.compress_one(&plain) {
+                    Ok(Compressed::Whole) => {}
+                    Ok(Compressed::Stopped) => return,
+                    // Somebody else has taken it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => {
+                        let is_full = can_pass(&error);
+                        self.notify.say(Notice::SegmentTrouble {
+                            path: plain.path.clone(),
+                            action: "compress",
+                            error,
+                        });
+                        if is_full {
+                            // With the next segment it is tried again.
+                            return;
+                        }
+                        self.hook(plain.path);
+                    }
+                }
+            }
+            self.plain.pop_front();
+        }
+    }
+
+    /// Whether a segment has not been deleted for its age.
+    fn is_wanted(&self, path: &Path) -> bool {
+        !self.retention.is_wanted() || self.kept.iter().any(|segment| segment.path == path)
+    }
+
+    fn compress_one(&mut self, plain: &Plain) -> io::Result<Compressed> {
+        let Some(compression) = self.compression else {
+            return Ok(Compressed::Whole);
+        };
+        let packed = with_extension_added(&plain.path, compression.extension());
+        let unfinished = with_extension_added(&packed, UNFINISHED);
+        let result = self.compress_to(compression, &plain.path, &unfinished);
+        // It may be too old by now.
+        if !matches!(result, Ok(Compressed::Whole)) || !self.is_wanted(&plain.path) {
+            let _ = fs::remove_file(&unfinished);
+            return result;
+        }
+        if let Err(error) = rename_new(&unfinished, &packed) {
+            let _ = fs::remove_file(&unfinished);
+            return Err(error);
+        }
+        sync_folder(packed.parent().unwrap_or(Path::new("")))?;
+        fs::remove_file(&plain.path)?;
+        let mut kept = self.kept.iter_mut();
+        if let Some(kept) = kept.find(|segment| segment.path == plain.path) {
+            *kept = segment(&packed);
+        }
+        if plain.is_left_over {
+            self.notify.say(Notice::Recovered {
+                path: plain.path.clone(),
+                what: Recovered::Uncompressed,
+            });
+        }
+        self.hook(packed);
+        Ok(Compressed::Whole)
+    }
+
+    /// Meanwhile, closed files are synced: what keeps the disk busy does not hold up the worker.
+    fn compress_to(
+        &mut self,
+        compression: Compression,
+        from: &Path,
+        to: &Path,
+    ) -> io::Result<Compressed> {
+        let mut plain = File::open(from)?;
+        let metadata = plain.metadata()?;
+        // Only this program ends a name so: it is its own, from before a crash.
+        match fs::remove_file(to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut packed = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(metadata.mode() & 0o777)
+            .open(to)?;
+        let done = compress(compression, &mut plain, &mut packed, || {
+            while let Ok(task) = self.tasks.try_recv() {
+                self.handle(task);
+            }
+            self.is_stopping.load(SeqCst)
+        })?;
+        // A tool that looks for old files looks at this.
+        packed.set_modified(metadata.modified()?)?;
+        packed.sync_all()?;
+        Ok(done)
+    }
+
+    // --- recovery --------------------------------------------------------------------------------
+
+    /// Finishes, or removes, what an earlier run left half done.
+    fn recover(&mut self, names: &SegmentNames) {
+        let mut found = match segments_in(names) {
+            Ok(found) => found,
+            Err(error) => {
+                return self.notify.say(Notice::SegmentTrouble {
+                    path: names.folder().to_owned(),
+                    action: "look into",
+                    error,
+                });
+            }
+        };
+        found.sort_by_key(|(name, _)| (name.order.clone(), name.compression.is_some()));
+        for (name, path) in &found {
+            if name.is_unfinished {
+                self.remove_left_over(path, Recovered::Unfinished);
+            } else if let Some(compression) = name.compression {
+                // The plain form comes before it, if it is there.
+                let is_plain = |plain: &Plain| {
+                    with_extension_added(&plain.path, compression.extension()) == *path
+                };
+                let twin = self.plain.iter().position(is_plain);
+                if let Some(plain) = twin.and_then(|nth| self.plain.remove(nth)) {
+                    self.settle_twins(&plain.path, path, compression);
+                } else {
+                    self.recall(path);
+                }
+            } else {
+                self.recall(path);
+                self.plain.push_back(Plain {
+                    path: path.clone(),
+                    is_left_over: true,
+                });
+            }
+        }
+        if self.compression.is_none() {
+            self.plain.clear();
+        }
+    }
+
+    fn recall(&mut self, path: &Path) {
+        if self.retention.is_wanted() {
+            self.kept.push_back(segment(path));
+        }
+    }
+
+    /// A segment is there plain and compressed: the crash came before the plain one was removed.
+    fn settle_twins(&mut self, plain: &Path, packed: &Path, compression: Compression) {
+        let same = || {
+            let packed = File::open(packed)?;
+            let mut plain = File::open(plain)?;
+            plain.rewind()?;
+            holds_the_same(compression, packed, &mut plain)
+        };
+        match same() {
+            Ok(true) => {
+                self.kept.retain(|segment| segment.path != plain);
+                self.recall(packed);
+                self.remove_left_over(plain, Recovered::Compressed);
+            }
+            // Somebody else's, whatever it is called.
+            Ok(false) => self.notify.say(Notice::SegmentTrouble {
+                path: packed.to_owned(),
+                action: "compare",
+                error: io::Error::other("it does not hold what its plain form does; both are left"),
+            }),
+            Err(error) => self.notify.say(Notice::SegmentTrouble {
+                path: packed.to_owned(),
+                action: "compare",
+                error,
+            }),
+        }
+    }
+
+    fn remove_left_over(&self, path: &Path, what: Recovered) {
+        self.notify.say(match fs::remove_file(path) {
+            Ok(()) => Notice::Recovered {
+                path: path.to_owned(),
+                what,
+            },
+            Err(error) => Notice::SegmentTrouble {
+                path: path.to_owned(),
+                action: "delete",
+                error,
+            },
+        });
+    }
+}
+
+fn segment(path: &Path) -> Segment {
+    Segment {
+        size: path.symlink_metadata().map_or(0, |found| found.len()),
+        path: path.to_owned(),
+    }
+}
+
+/// The closed segments of an output that lie in its folder.
+fn segments_in(names: &SegmentNames) -> io::Result<Vec<(SegmentName, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(names.folder())? {
+        let entry = entry?;
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if let Some(name) = names.parse(&entry.file_name()).filter(|_| is_file) {
+            found.push((name, names.folder().join(entry.file_name())));
+        }
+    }
+    Ok(found)
+}
+
+// --- the command for finished segments -----------------------------------------------------------
+
+/// Runs a command for one segment after the other.
+#[derive(Debug)]
+struct Hooks {
+    segments: SyncSender<PathBuf>,
+    queue: Arc<Queue>,
+    notify: Notify,
+}
+
+impl Hooks {
+    fn start(command: String, queue: Arc<Queue>, notify: Notify) -> io::Result<Self> {
+        let (segments, waiting) = sync_channel::<PathBuf>(WAITING_HOOKS);
+        let hooks = Self {
+            segments,
+            queue: Arc::clone(&queue),
+            notify: notify.clone(),
+        };
+        std::thread::Builder::new()
+            .name("on-rotate".to_owned())
+            .spawn(move || {
+                for path in waiting {
+                    if let Err(error) = run_hook(&command, &path) {
+                        notify.say(Notice::HookFailed { path, error });
+                    }
+                    queue.chore_done();
+                }
+            })?;
+        Ok(hooks)
+    }
+
+    fn run(&self, path: PathBuf) {
+        self.queue.add_chore();
+        if let Err(TrySendError::Full(path) | TrySendError::Disconnected(path)) =
+            self.segments.try_send(path)
+        {
+            self.queue.chore_done();
+            let error = format!("not run: {WAITING_HOOKS} others wait");
+            self.notify.say(Notice::HookFailed { path, error });
+        }
+    }
+}
+
+/// Runs `command` in a shell, with `path` as one more argument: the shell never reads the path.
+fn run_hook(command: &str, path: &Path) -> Result<(), String> {
+    let said = |error: io::Error| crate::notice::describe(&error);
+    // Standard output may carry a capture.
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(said)?;
+    let path = match path.is_absolute() || path.starts_with("..") {
+        true => path.to_owned(),
+        // Nothing that looks like an option.
+        false => Path::new(".").join(path),
+    };
+    let status = Command::new("/bin/sh")
+        .arg("-c")
+        .arg(format!("{command} \"$@\""))
+        .arg("sh")
+        .arg(path)
+        .stdin(Stdio::null())
+        .stdout(stderr)
+        // An interrupt from the terminal is meant for the capture.
+        .process_group(0)
+        .status()
+        .map_err(said)?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(status.to_string()),
+    }
+}

@@ -1,0 +1,315 @@
+//! A file a connection, a peer or a day: an output whose path is a template.
+//!
+//! Every file is a segment of its own while it is open, with a `start` and an `end`. No more than
+//! [`MAX_OPEN`] are: the one that was written to longest ago is ended, and begun again behind its
+//! `end` when more comes for it.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use super::disk::{DiskFile, Location};
+use super::live::{LiveFile, Moment};
+use super::outlet::{Outlet, Patience};
+use super::queue::Gap;
+use super::template::{Template, Values, date};
+use crate::notice::Notice;
+use crate::record::{ConnId, EndReason, Endpoints, Event, Record};
+
+/// Files of one output that are open at most.
+pub(super) const MAX_OPEN: usize = 64;
+
+/// As many if they are compressed as they are written: a compressor takes a few megabytes.
+const MAX_OPEN_COMPRESSED: usize = 8;
+
+/// Encoded bytes of all files together that are kept back while more is queued.
+const BUFFERED: usize = 1 << 20;
+
+/// The files of one output.
+#[derive(Debug)]
+pub(super) struct ManyFiles {
+    template: Template,
+    open: HashMap<PathBuf, OpenFile>,
+    /// Where the records of a connection go, found once.
+    paths: HashMap<ConnId, PathBuf>,
+    /// The day that `open` and `paths` are of, where it matters.
+    date: Option<String>,
+    /// Counts records, to tell which file was written to longest ago.
+    uses: u64,
+    /// Bytes encoded since everything was flushed, about.
+    buffered: usize,
+    /// Records that were missed while no file was open: for the next that is.
+    gap: Option<Gap>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    live: LiveFile,
+    used: u64,
+}
+
+/// What becomes of a file that is not written to for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// More may come.
+    Rests,
+    /// Nothing more comes: it is a closed segment.
+    IsFinished,
+}
+
+impl ManyFiles {
+    pub(super) fn new(template: Template) -> Self {
+        Self {
+            template,
+            open: HashMap::new(),
+            paths: HashMap::new(),
+            date: None,
+            uses: 0,
+            buffered: 0,
+            gap: None,
+        }
+    }
+
+    pub(super) fn record(
+        &mut self,
+        record: &Record<'_>,
+        endpoints: Option<&Endpoints>,
+        outlet: &mut Outlet,
+    ) {
+        // The run's own begin and end: every file has one of each already.
+        if matches!(record.event, Event::Start(_) | Event::End { .. }) {
+            return outlet.scribe.pass(record.seq + 1);
+        }
+        let at = Moment {
+            time: record.time,
+            seq: record.seq,
+        };
+        self.turn_page(at, outlet);
+        let path = match endpoints {
+            Some(endpoints) if self.template.needs_connection() => {
+                match self.paths.entry(endpoints.conn) {
+                    Entry::Occupied(path) => path.get().clone(),
+                    Entry::Vacant(place) => {
+                        let path = expand(&self.template, at, Some(endpoints), outlet);
+                        place.insert(path).clone()
+                    }
+                }
+            }
+            other => expand(&self.template, at, other, outlet),
+        };
+        let live = self.file(&path, at, endpoints, outlet);
+        live.record(record, outlet);
+        if let Event::Data { payload, .. } = &record.event {
+            self.buffered += payload.len();
+        }
+        if let (Event::Close { .. }, Some(endpoints)) = (&record.event, endpoints) {
+            self.paths.remove(&endpoints.conn);
+            if self.template.is_by_connection() {
+                let at = Moment {
+                    seq: record.seq + 1,
+                    ..at
+                };
+                self.close(&path, at, EndReason::Closed, Next::IsFinished, outlet);
+            }
+        }
+        if self.buffered >= BUFFERED {
+            self.flush(outlet);
+        }
+    }
+
+    /// Another day is another file.
+    fn turn_page(&mut self, at: Moment, outlet: &mut Outlet) {
+        if !self.template.is_by_date() {
+            return;
+        }
+        let date = date(at.time.wall);
+        if self.date.as_ref() != Some(&date) {
+            self.date = Some(date);
+            self.paths.clear();
+            self.close_all(at, EndReason::Rotated, outlet);
+        }
+    }
+
+    /// The open file at `path`, opened if it is not.
+    fn file(
+        &mut self,
+        path: &PathBuf,
+        at: Moment,
+        endpoints: Option<&Endpoints>,
+        outlet: &mut Outlet,
+    ) -> &mut LiveFile {
+        self.uses += 1;
+        if !self.open.contains_key(path) {
+            let most = match outlet.compression {
+                Some(_) => MAX_OPEN_COMPRESSED,
+                None => MAX_OPEN,
+            };
+            while self.open.len() >= most {
+                self.rest_one(at, outlet);
+            }
+            let live = self.open_file(path, at, endpoints, outlet);
+            let used = self.uses;
+            self.open.insert(path.clone(), OpenFile { live, used });
+        }
+        let used = self.uses;
+        // It was inserted above, if it was not there.
+        let open = self.open.entry(path.clone());
+        let Entry::Occupied(open) = open else {
+            unreachable!("the file is open");
+        };
+        let open = open.into_mut();
+        open.used = used;
+        &mut open.live
+    }
+
+    /// Opens a file however long that takes: its records are kept.
+    fn open_file(
+        &mut self,
+        path: &PathBuf,
+        at: Moment,
+        endpoints: Option<&Endpoints>,
+        outlet: &mut Outlet,
+    ) -> LiveFile {
+        let location = Location {
+            path: self.template.folder().join(path),
+            made_up: path.components().count(),
+        };
+        let mut patience = Patience::default();
+        let sink = loop {
+            match outlet.open(&location) {
+                Ok(sink) => break sink,
+                Err(error) => {
+                    let errno = Errno::from_io_error(&error);
+                    if matches!(errno, Some(Errno::MFILE | Errno::NFILE)) && !self.open.is_empty() {
+                        self.rest_one(at, outlet);
+                        continue;
+                    }
+                    if patience.is_to_be_said(outlet.now().elapsed_us) {
+                        outlet.say(Notice::OpenFailed {
+                            output: outlet.name(),
+                            path: location.path.clone(),
+                            error,
+                        });
+                    }
+                    outlet.rest();
+                }
+            }
+        };
+        if patience.is_over() {
+            outlet.say(Notice::OutputResumed {
+                output: outlet.name(),
+            });
+        }
+        let conn = endpoints.map(|endpoints| endpoints.conn);
+        let conn = conn.filter(|_| self.template.is_by_connection());
+        let mut live = LiveFile::new(location, sink, conn, outlet);
+        live.begin(at, outlet);
+        if let Some(gap) = self.gap.take() {
+            live.gap(&gap, outlet);
+        }
+        live
+    }
+
+    /// Ends the file that was written to longest ago, for now.
+    fn rest_one(&mut self, at: Moment, outlet: &mut Outlet) {
+        let oldest = self.open.iter().min_by_key(|(_, open)| open.used);
+        if let Some(path) = oldest.map(|(path, _)| path.clone()) {
+            self.close(&path, at, EndReason::Rotated, Next::Rests, outlet);
+        }
+    }
+
+    fn close(
+        &mut self,
+        path: &PathBuf,
+        at: Moment,
+        reason: EndReason,
+        next: Next,
+        outlet: &mut Outlet,
+    ) {
+        let Some(open) = self.open.remove(path) else {
+            return;
+        };
+        let (file, path): (Box<dyn DiskFile>, _) = open.live.finish(Some((at, reason)), outlet);
+        match next {
+            Next::Rests => outlet.housekeeper.seal(file, path),
+            Next::IsFinished => outlet.housekeeper.closed(file, path),
+        }
+    }
+
+    fn close_all(&mut self, at: Moment, reason: EndReason, outlet: &mut Outlet) {
+        let mut paths: Vec<_> = self.open.keys().cloned().collect();
+        paths.sort();
+        for path in paths {
+            self.close(&path, at, reason.clone(), Next::IsFinished, outlet);
+        }
+    }
+
+    /// Which files missed them is not known: each of them that is open says so.
+    pub(super) fn gap(&mut self, gap: &Gap, outlet: &mut Outlet) {
+        if self.open.is_empty() {
+            let first = self.gap.get_or_insert(Gap {
+                records: 0,
+                bytes: 0,
+                ..*gap
+            });
+            first.records += gap.records;
+            first.bytes += gap.bytes;
+        }
+        for open in self.open.values_mut() {
+            open.live.gap(gap, outlet);
+        }
+        outlet.scribe.pass(gap.first_seq + gap.records);
+        // Connections may have been closed in it.
+        self.paths.clear();
+    }
+
+    pub(super) fn reopen(&mut self, at: Moment, outlet: &mut Outlet) {
+        for open in self.open.values_mut() {
+            open.live.reopen(at, outlet);
+        }
+    }
+
+    pub(super) fn flush(&mut self, outlet: &mut Outlet) {
+        for open in self.open.values_mut() {
+            open.live.flush(outlet);
+        }
+        self.buffered = 0;
+    }
+
+    pub(super) fn deadline_us(&self, outlet: &Outlet) -> Option<u64> {
+        let deadlines = self.open.values();
+        deadlines
+            .filter_map(|open| open.live.deadline_us(outlet))
+            .min()
+    }
+
+    pub(super) fn expire(&mut self, at: Moment, outlet: &mut Outlet) {
+        for open in self.open.values_mut() {
+            open.live.expire(at, outlet);
+        }
+    }
+
+    /// The run is over.
+    pub(super) fn finish(&mut self, at: Moment, outlet: &mut Outlet) {
+        let mut paths: Vec<_> = self.open.keys().cloned().collect();
+        paths.sort();
+        for path in paths {
+            self.close(&path, at, EndReason::Shutdown, Next::Rests, outlet);
+        }
+    }
+}
+
+fn expand(
+    template: &Template,
+    at: Moment,
+    endpoints: Option<&Endpoints>,
+    outlet: &Outlet,
+) -> PathBuf {
+    template.expand(&Values {
+        run: outlet.scribe.start().run,
+        wall: at.time.wall,
+        endpoints,
+    })
+}

@@ -1,0 +1,223 @@
+//! What all files of an output share: its name, its encoder, what is counted, and who is told.
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::compress::Packer;
+use super::disk::{Disk, DiskFile, Location};
+use super::housekeeping::Housekeeper;
+use super::options::{Compression, Options};
+use super::queue::{Gap, Queue};
+use super::sink::Sink;
+use crate::codec::Encoder;
+use crate::notice::{Notice, Notify};
+use crate::record::time::Clock;
+use crate::record::{ConnId, EndReason, Event, GapReason, Record, Start, Timestamp};
+
+/// The same trouble is said at most this often.
+pub(super) const NOTICE_INTERVAL_US: u64 = 5_000_000;
+
+/// One output's.
+#[derive(Debug)]
+pub(super) struct Outlet {
+    pub(super) name: String,
+    pub(super) options: Options,
+    /// How the file itself is compressed, as it is written.
+    pub(super) compression: Option<Compression>,
+    pub(super) scribe: Scribe,
+    pub(super) disk: Box<dyn Disk>,
+    pub(super) housekeeper: Housekeeper,
+    pub(super) queue: Arc<Queue>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) notify: Notify,
+    /// How long to wait before what failed is tried again.
+    pub(super) retry: Duration,
+}
+
+impl Outlet {
+    pub(super) fn say(&self, notice: Notice) {
+        self.notify.say(notice);
+    }
+
+    pub(super) fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Opens the file that a location leads to, to be written to.
+    pub(super) fn open(&self, location: &Location) -> io::Result<Sink> {
+        self.disk.open(location).and_then(|file| self.sink(file))
+    }
+
+    /// Makes an open file one that is written to.
+    pub(super) fn sink(&self, file: Box<dyn DiskFile>) -> io::Result<Sink> {
+        let packer = self.compression.map(Packer::new).transpose()?;
+        Ok(Sink::new(file, packer))
+    }
+
+    /// Waits a little, with all that is queued still to be done.
+    pub(super) fn rest(&self) {
+        self.queue.rest(self.retry);
+    }
+}
+
+/// Encodes records, and those that an output has of its own.
+#[derive(Debug)]
+pub(super) struct Scribe {
+    encoder: Encoder,
+    start: Arc<Start>,
+    segment: u64,
+    /// Number of the record behind the last that was encoded.
+    next_seq: u64,
+}
+
+impl Scribe {
+    /// `segment` is the number of the segment whose `start` the run itself records, or 0.
+    pub(super) fn new(encoder: Encoder, start: Arc<Start>, segment: u64) -> Self {
+        Self {
+            encoder,
+            start,
+            segment,
+            next_seq: 0,
+        }
+    }
+
+    pub(super) fn start(&self) -> &Start {
+        &self.start
+    }
+
+    pub(super) fn is_raw(&self) -> bool {
+        matches!(self.encoder, Encoder::Raw)
+    }
+
+    /// Whether an `end` takes room.
+    pub(super) fn is_json(&self) -> bool {
+        matches!(self.encoder, Encoder::Json(_))
+    }
+
+    /// Number of the segment that was begun last.
+    pub(super) fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// Number of the record that comes next.
+    pub(super) fn next_seq(&self) -> u64 {
+        self.next_seq
+    }
+
+    /// Records were written by other means, or missed.
+    pub(super) fn pass(&mut self, next_seq: u64) {
+        self.next_seq = next_seq;
+    }
+
+    pub(super) fn record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        self.encoder.encode(record, out);
+        self.next_seq = record.seq + 1;
+    }
+
+    pub(super) fn gap(&mut self, gap: &Gap, out: &mut Vec<u8>) {
+        let record = Record {
+            time: gap.time,
+            seq: gap.first_seq,
+            event: Event::Gap {
+                records: gap.records,
+                bytes: gap.bytes,
+                reason: GapReason::StalledOutput,
+            },
+        };
+        self.encoder.encode(&record, out);
+    }
+
+    /// Begins the next segment, whose first record has the number `seq`.
+    pub(super) fn begin(
+        &mut self,
+        time: Timestamp,
+        seq: u64,
+        conn: Option<ConnId>,
+        out: &mut Vec<u8>,
+    ) {
+        self.segment += 1;
+        let start = Start {
+            segment: self.segment,
+            conn,
+            ..(*self.start).clone()
+        };
+        let event = Event::Start(Cow::Owned(start));
+        self.encoder.encode(&Record { time, seq, event }, out);
+    }
+
+    /// Ends a segment; the record behind it has the number `seq`.
+    pub(super) fn end(&mut self, time: Timestamp, seq: u64, reason: EndReason, out: &mut Vec<u8>) {
+        let event = Event::End { reason };
+        self.encoder.encode(&Record { time, seq, event }, out);
+    }
+}
+
+/// Says a trouble that lasts once in a while, and that it is over.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    said_us: Option<u64>,
+}
+
+impl Patience {
+    /// Whether it is to be said now that the trouble is there, or still.
+    pub(super) fn is_to_be_said(&mut self, now_us: u64) -> bool {
+        let is_due = self
+            .said_us
+            .is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US);
+        if is_due {
+            self.said_us = Some(now_us);
+        }
+        is_due
+    }
+
+    /// The trouble is over. Whether it was there.
+    pub(super) fn is_over(&mut self) -> bool {
+        self.said_us.take().is_some()
+    }
+}
+
+/// Whether a write that failed so can succeed later: space may be given back, a limit be raised.
+pub(super) fn can_pass(error: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::NOSPC | Errno::DQUOT | Errno::FBIG)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_that_can_pass_are_waited_out() {
+        fn check(errno: Errno, expected: bool) {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            assert_eq!(can_pass(&error), expected, "{error}");
+        }
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            check(errno, true);
+        }
+        for errno in [Errno::IO, Errno::PIPE, Errno::BADF, Errno::ROFS] {
+            check(errno, false);
+        }
+    }
+
+    #[test]
+    fn a_trouble_that_lasts_is_said_every_few_seconds() {
+        let mut patience = Patience::default();
+        assert!(!patience.is_over());
+        assert!(patience.is_to_be_said(10));
+        assert!(!patience.is_to_be_said(10 + NOTICE_INTERVAL_US - 1));
+        assert!(patience.is_to_be_said(10 + NOTICE_INTERVAL_US));
+        assert!(patience.is_over() && !patience.is_over());
+        assert!(patience.is_to_be_said(11));
+    }
+}

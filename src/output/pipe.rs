@@ -1,0 +1,95 @@
+//! Standard output, a pipe, a device: what is written in order and cannot be followed by another.
+
+use std::io;
+
+use super::outlet::{Outlet, Patience, can_pass};
+use super::sink::{Sink, WRITE_SIZE};
+use crate::notice::Notice;
+use crate::record::Record;
+
+/// Raw bytes this long are written from where they lie, without a copy.
+const DIRECT_SIZE: usize = 32 * 1024;
+
+/// It ends where it fails, and its output with it.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    sink: Sink,
+    patience: Patience,
+}
+
+impl Pipe {
+    pub(super) fn new(sink: Sink, outlet: &Outlet) -> Self {
+        let mut pipe = Self {
+            sink,
+            patience: Patience::default(),
+        };
+        // Standard output can be a file that is appended to.
+        if !outlet.scribe.is_raw() && pipe.sink.file().ends_torn() {
+            outlet.say(Notice::TornEnd {
+                output: outlet.name(),
+            });
+            pipe.sink.buffer().push(b'\n');
+        }
+        pipe
+    }
+
+    pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) -> io::Result<()> {
+        outlet.scribe.record(record, self.sink.buffer());
+        self.flush_if_large(outlet)
+    }
+
+    /// Where to encode a record of the output's own to.
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        self.sink.buffer()
+    }
+
+    pub(super) fn bytes(&mut self, bytes: &[u8], outlet: &Outlet) -> io::Result<()> {
+        if bytes.len() >= DIRECT_SIZE && !self.sink.is_compressed() {
+            self.flush(outlet)?;
+            self.sink
+                .write_through(bytes, |bytes| outlet.queue.count_written(bytes));
+            // What it did not take, with the reason.
+            self.flush(outlet)
+        } else {
+            self.sink.buffer().extend_from_slice(bytes);
+            self.flush_if_large(outlet)
+        }
+    }
+
+    fn flush_if_large(&mut self, outlet: &Outlet) -> io::Result<()> {
+        match self.sink.buffered() >= WRITE_SIZE {
+            true => self.flush(outlet),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes everything.
+    ///
+    /// # Errors
+    /// One that does not pass. Nothing more can be written then.
+    pub(super) fn flush(&mut self, outlet: &Outlet) -> io::Result<()> {
+        while let Err(error) = self.sink.drain(|bytes| outlet.queue.count_written(bytes)) {
+            if !can_pass(&error) {
+                return Err(error);
+            }
+            if self.patience.is_to_be_said(outlet.now().elapsed_us) {
+                outlet.say(Notice::OutputStalled {
+                    output: outlet.name(),
+                    error,
+                });
+            }
+            outlet.rest();
+        }
+        if self.patience.is_over() {
+            outlet.say(Notice::OutputResumed {
+                output: outlet.name(),
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self, outlet: &Outlet) -> io::Result<()> {
+        self.sink.close();
+        self.flush(outlet)
+    }
+}

@@ -1,0 +1,284 @@
+//! A file that is being written: what is encoded for it, how much of that the kernel has taken, and
+//! where records end in it.
+//!
+//! A failed write leaves everything where it was, so that it can be tried again ([`Sink::drain`]) or
+//! taken elsewhere ([`Sink::carry`]): a record that the kernel took only in part is cut off and goes
+//! with the rest, so that none is in two files or in none.
+
+use std::io;
+
+use super::compress::Packer;
+use super::disk::DiskFile;
+
+/// Encoded bytes that are worth a write while more is queued.
+pub(super) const WRITE_SIZE: usize = 256 * 1024;
+
+/// One that is appended to.
+#[derive(Debug)]
+pub(super) struct Sink {
+    file: Box<dyn DiskFile>,
+    /// Bytes the file holds.
+    len: u64,
+    /// Encoded, and not all of it written.
+    buffer: Vec<u8>,
+    /// Where records end in `buffer`, in order. Raw bytes can be cut anywhere and have none.
+    marks: Vec<Mark>,
+    packer: Option<Packer>,
+    /// All of `buffer` compressed, once it is being written.
+    packed: Vec<u8>,
+    /// Bytes of `packed`, or without a packer of `buffer`, that the file has taken.
+    written: usize,
+    /// The packer's trailer is to be written too.
+    is_closing: bool,
+    /// Nothing has been written to the end yet.
+    is_fresh: bool,
+}
+
+/// A place between two records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mark {
+    at: usize,
+    /// Number of the record behind it.
+    next_seq: u64,
+}
+
+/// Whole records that were not written.
+#[derive(Debug, Default)]
+pub(super) struct Carry {
+    bytes: Vec<u8>,
+    marks: Vec<Mark>,
+    /// Number of the first of them, if there is one.
+    pub(super) first_seq: Option<u64>,
+}
+
+impl Carry {
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl Sink {
+    pub(super) fn new(file: Box<dyn DiskFile>, packer: Option<Packer>) -> Self {
+        Self {
+            // Where it cannot be told, only the size of a segment is less exact.
+            len: file.len().unwrap_or(0),
+            file,
+            buffer: Vec::new(),
+            marks: Vec::new(),
+            packer,
+            packed: Vec::new(),
+            written: 0,
+            is_closing: false,
+            is_fresh: true,
+        }
+    }
+
+    pub(super) fn file(&self) -> &dyn DiskFile {
+        &*self.file
+    }
+
+    pub(super) fn into_file(self) -> Box<dyn DiskFile> {
+        self.file
+    }
+
+    /// Where to encode to. Then comes [`Sink::mark`].
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// What is encoded next is the record of this number. Called before and behind every record.
+    pub(super) fn mark(&mut self, next_seq: u64) {
+        let mark = Mark {
+            at: self.buffer.len(),
+            next_seq,
+        };
+        if self.marks.last() != Some(&mark) {
+            self.marks.push(mark);
+        }
+    }
+
+    /// Encoded bytes that are not written, or not known to be.
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Bytes of the file when all is written, as far as that is known: how many a compressed file
+    /// will have is known only then.
+    pub(super) fn expected_len(&self) -> u64 {
+        match self.packer {
+            Some(_) => self.len,
+            None => self.len + (self.buffer.len() - self.written) as u64,
+        }
+    }
+
+    /// Bytes of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(super) fn is_compressed(&self) -> bool {
+        self.packer.is_some()
+    }
+
+    /// Whether it has never come to the end of a [`Sink::drain`].
+    pub(super) fn is_fresh(&self) -> bool {
+        self.is_fresh
+    }
+
+    /// What is written next is the end of the file.
+    pub(super) fn close(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Writes until nothing is left. `count` is told of every piece that the file has taken.
+    ///
+    /// # Errors
+    /// What the kernel said; everything is kept, and calling it again goes on where it stopped.
+    pub(super) fn drain(&mut self, count: impl Fn(u64)) -> io::Result<()> {
+        self.pack()?;
+        let bytes = match self.packed.is_empty() {
+            true => &self.buffer,
+            false => &self.packed,
+        };
+        while self.written < bytes.len() {
+            let written = write_some(&mut *self.file, &bytes[self.written..])?;
+            self.written += written;
+            self.len += written as u64;
+            count(written as u64);
+        }
+        self.is_fresh &= bytes.is_empty();
+        self.forget();
+        Ok(())
+    }
+
+    /// Writes `bytes`, which were not encoded into the buffer and need no encoding. What the file
+    /// did not take is in the buffer afterwards.
+    pub(super) fn write_through(&mut self, mut bytes: &[u8], count: impl Fn(u64)) {
+        debug_assert!(self.buffer.is_empty() && self.packer.is_none());
+        while !bytes.is_empty() {
+            // The error comes again when the rest is written.
+            let Ok(written) = write_some(&mut *self.file, bytes) else {
+                break;
+            };
+            bytes = &bytes[written..];
+            self.len += written as u64;
+            self.is_fresh = false;
+            count(written as u64);
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    fn pack(&mut self) -> io::Result<()> {
+        if !self.packed.is_empty() {
+            return Ok(());
+        }
+        if let Some(packer) = &mut self.packer {
+            if !self.buffer.is_empty() {
+                packer.pack(&self.buffer, &mut self.packed)?;
+            }
+        }
+        if self.is_closing {
+            if let Some(packer) = self.packer.take() {
+                packer.finish(&mut self.packed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.buffer.clear();
+        self.marks.clear();
+        self.packed.clear();
+        self.written = 0;
+        // One record can be far longer than the rest; its memory is not kept for ever.
+        self.buffer.shrink_to(4 * WRITE_SIZE);
+        self.packed.shrink_to(4 * WRITE_SIZE);
+    }
+
+    /// Takes everything behind `at` out of the buffer, before it is written.
+    pub(super) fn split_off(&mut self, at: usize) -> Vec<u8> {
+        debug_assert!(self.written == 0 && self.packed.is_empty());
+        self.marks.retain(|mark| mark.at <= at);
+        self.buffer.split_off(at)
+    }
+
+    /// Takes out the records that the file has not taken whole, and cuts a part of one off its end
+    /// if it can. What was encoded behind the last [`Sink::mark`] is dropped.
+    pub(super) fn carry(&mut self) -> Carry {
+        let written = self.written;
+        let end = self.marks.last().map_or(self.buffer.len(), |mark| mark.at);
+        let start = if !self.packed.is_empty() {
+            // What the compressor was given cannot be had back from its middle: all of it goes.
+            self.cut_off(written);
+            0
+        } else if self.marks.is_empty() {
+            written
+        } else {
+            let whole = self.marks.iter().rev().find(|mark| mark.at <= written);
+            let start = whole.map_or(0, |mark| mark.at);
+            self.cut_off(written - start);
+            start
+        };
+        let marks = self.marks.iter().filter(|mark| mark.at >= start);
+        let marks: Vec<Mark> = marks
+            .map(|mark| Mark {
+                at: mark.at - start,
+                ..*mark
+            })
+            .collect();
+        let carry = Carry {
+            bytes: self.buffer[start..end].to_vec(),
+            first_seq: marks.first().map(|mark| mark.next_seq),
+            marks,
+        };
+        self.forget();
+        carry
+    }
+
+    /// Appends what another sink did not write.
+    pub(super) fn put(&mut self, carry: Carry) {
+        let before = self.buffer.len();
+        self.buffer.extend_from_slice(&carry.bytes);
+        let marks = carry.marks.into_iter().map(|mark| Mark {
+            at: before + mark.at,
+            ..mark
+        });
+        self.marks.extend(marks);
+    }
+
+    /// Best effort: where it fails, a reader finds a torn line.
+    fn cut_off(&mut self, bytes: usize) {
+        let whole = self.len - bytes as u64;
+        // Whatever else somebody appended is not cut.
+        let is_all_ours = self.file.len().is_ok_and(|len| len == self.len);
+        if bytes > 0 && is_all_ours && self.file.cut(whole).is_ok() {
+            self.len = whole;
+        }
+    }
+
+    /// Writes `bytes` if that is done in one go; for a last word in a file that has failed.
+    pub(super) fn try_write(&mut self, bytes: &[u8]) {
+        debug_assert!(self.buffer.is_empty());
+        let _ = self.file.write(bytes);
+    }
+
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+/// One write that took something.
+fn write_some(file: &mut dyn DiskFile, bytes: &[u8]) -> io::Result<usize> {
+    loop {
+        match file.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => return Ok(written),
+            Err(error) => match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                // Somebody made the descriptor non-blocking; it is full.
+                io::ErrorKind::WouldBlock => file.wait_writable(),
+                _ => return Err(error),
+            },
+        }
+    }
+}
