@@ -35,7 +35,7 @@ use clock::SystemClock;
 use listen::BoundSocket;
 pub use listen::ListenError;
 use router::Router;
-use turn::Engine;
+use turn::{Engine, Wakers};
 
 /// What wakes the loop: outputs, signals, then listeners, then connections by slot.
 const WAKER: Token = Token(0);
@@ -168,16 +168,12 @@ pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
 
     let capture = Capture::new(config.capture.clone());
     let router = Router::new(batches, outputs);
-    let engine = Engine::new(
+    let wakers = Wakers {
         poll,
         signals,
         doorbell,
-        clock,
-        listeners,
-        capture,
-        router,
-        notify.clone(),
-    );
+    };
+    let engine = Engine::new(wakers, clock, listeners, capture, router, notify.clone());
     engine.run(&start)
 }
 

@@ -60,18 +60,28 @@ pub(super) struct Engine {
     notify: Notify,
 }
 
+/// What the loop is woken by.
+pub(super) struct Wakers {
+    pub(super) poll: Poll,
+    pub(super) signals: Signals,
+    pub(super) doorbell: Arc<Doorbell>,
+}
+
 impl Engine {
     /// A loop over listeners that are registered with `poll`, by [`FIRST_LISTENER`] and their place.
     pub(super) fn new(
-        poll: Poll,
-        signals: Signals,
-        doorbell: Arc<Doorbell>,
+        wakers: Wakers,
         clock: SystemClock,
         listeners: Vec<Listener>,
         capture: Capture,
         router: Router,
         notify: Notify,
     ) -> Self {
+        let Wakers {
+            poll,
+            signals,
+            doorbell,
+        } = wakers;
         Self {
             poll,
             signals,

@@ -130,6 +130,10 @@ impl LiveFile {
 
     /// Begins it with a `start` of its own.
     pub(super) fn begin(&mut self, at: Moment, outlet: &mut Outlet) {
+        // The run's own `start` is still to come.
+        if at.seq == 0 {
+            return;
+        }
         outlet
             .scribe
             .begin(at.time, at.seq, self.conn, self.sink.buffer());
@@ -254,6 +258,8 @@ impl LiveFile {
         }
         let tail = self.sink.split_off(mark);
         self.hand_over(at, outlet);
+        // Its beginning is marked even if the new file has been written to already.
+        self.mark(at.seq, outlet);
         self.sink.buffer().extend_from_slice(&tail);
     }
 
@@ -297,10 +303,14 @@ impl LiveFile {
 
     /// The last two steps, with the next file open.
     fn hand_over(&mut self, at: Moment, outlet: &mut Outlet) {
-        let reason = EndReason::Rotated;
-        outlet
-            .scribe
-            .end(at.time, at.seq, reason, self.sink.buffer());
+        // Behind the last mark stands what no other file takes over.
+        self.mark(at.seq, outlet);
+        if at.seq > 0 {
+            let reason = EndReason::Rotated;
+            outlet
+                .scribe
+                .end(at.time, at.seq, reason, self.sink.buffer());
+        }
         self.sink.close();
         self.flush(outlet);
         // If the old file failed meanwhile, the new one was taken then.
@@ -460,9 +470,12 @@ impl LiveFile {
         let carry = self.sink.carry();
         let at = Moment {
             time: outlet.now(),
-            seq: carry.first_seq.unwrap_or(outlet.scribe.next_seq()),
+            seq: match outlet.scribe.is_raw() {
+                true => outlet.scribe.next_seq(),
+                false => carry.first_seq,
+            },
         };
-        if !self.sink.is_compressed() {
+        if at.seq > 0 && carry.is_clean && !self.sink.is_compressed() {
             let mut end = Vec::new();
             let reason = EndReason::Rotated;
             outlet.scribe.end(at.time, at.seq, reason, &mut end);
@@ -548,6 +561,7 @@ impl LiveFile {
         outlet: &mut Outlet,
     ) -> (Box<dyn DiskFile>, PathBuf) {
         if let Some((at, reason)) = end {
+            self.mark(at.seq, outlet);
             outlet
                 .scribe
                 .end(at.time, at.seq, reason, self.sink.buffer());

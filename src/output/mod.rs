@@ -25,6 +25,8 @@ mod outlet;
 mod pipe;
 mod queue;
 mod segment;
+#[cfg(test)]
+mod sim;
 mod sink;
 pub mod template;
 mod worker;

@@ -23,6 +23,10 @@ pub(super) struct Sink {
     buffer: Vec<u8>,
     /// Where records end in `buffer`, in order. Raw bytes can be cut anywhere and have none.
     marks: Vec<Mark>,
+    /// Number of the record behind what was written last.
+    next_seq: u64,
+    is_compressed: bool,
+    /// Until the trailer is written.
     packer: Option<Packer>,
     /// All of `buffer` compressed, once it is being written.
     packed: Vec<u8>,
@@ -47,8 +51,10 @@ struct Mark {
 pub(super) struct Carry {
     bytes: Vec<u8>,
     marks: Vec<Mark>,
-    /// Number of the first of them, if there is one.
-    pub(super) first_seq: Option<u64>,
+    /// Number of the first of them, or of the record that comes next.
+    pub(super) first_seq: u64,
+    /// The file they come from ends with a whole record.
+    pub(super) is_clean: bool,
 }
 
 impl Carry {
@@ -65,6 +71,8 @@ impl Sink {
             file,
             buffer: Vec::new(),
             marks: Vec::new(),
+            next_seq: 0,
+            is_compressed: packer.is_some(),
             packer,
             packed: Vec::new(),
             written: 0,
@@ -105,9 +113,9 @@ impl Sink {
     /// Bytes of the file when all is written, as far as that is known: how many a compressed file
     /// will have is known only then.
     pub(super) fn expected_len(&self) -> u64 {
-        match self.packer {
-            Some(_) => self.len,
-            None => self.len + (self.buffer.len() - self.written) as u64,
+        match self.is_compressed {
+            true => self.len,
+            false => self.len + (self.buffer.len() - self.written) as u64,
         }
     }
 
@@ -117,7 +125,7 @@ impl Sink {
     }
 
     pub(super) fn is_compressed(&self) -> bool {
-        self.packer.is_some()
+        self.is_compressed
     }
 
     /// Whether it has never come to the end of a [`Sink::drain`].
@@ -186,6 +194,9 @@ impl Sink {
     }
 
     fn forget(&mut self) {
+        if let Some(mark) = self.marks.last() {
+            self.next_seq = mark.next_seq;
+        }
         self.buffer.clear();
         self.marks.clear();
         self.packed.clear();
@@ -207,17 +218,19 @@ impl Sink {
     pub(super) fn carry(&mut self) -> Carry {
         let written = self.written;
         let end = self.marks.last().map_or(self.buffer.len(), |mark| mark.at);
-        let start = if !self.packed.is_empty() {
+        // What stands before the first mark is the file's own.
+        let first = self.marks.first().map_or(0, |mark| mark.at);
+        let (start, is_clean) = if !self.packed.is_empty() {
             // What the compressor was given cannot be had back from its middle: all of it goes.
-            self.cut_off(written);
-            0
+            (first, self.cut_off(written))
         } else if self.marks.is_empty() {
-            written
+            (written, true)
         } else {
             let whole = self.marks.iter().rev().find(|mark| mark.at <= written);
-            let start = whole.map_or(0, |mark| mark.at);
-            self.cut_off(written - start);
-            start
+            match whole.map(|mark| mark.at) {
+                Some(start) => (start, self.cut_off(written - start)),
+                None => (first, self.cut_off(written)),
+            }
         };
         let marks = self.marks.iter().filter(|mark| mark.at >= start);
         let marks: Vec<Mark> = marks
@@ -228,8 +241,9 @@ impl Sink {
             .collect();
         let carry = Carry {
             bytes: self.buffer[start..end].to_vec(),
-            first_seq: marks.first().map(|mark| mark.next_seq),
+            first_seq: marks.first().map_or(self.next_seq, |mark| mark.next_seq),
             marks,
+            is_clean,
         };
         self.forget();
         carry
@@ -246,20 +260,23 @@ impl Sink {
         self.marks.extend(marks);
     }
 
-    /// Best effort: where it fails, a reader finds a torn line.
-    fn cut_off(&mut self, bytes: usize) {
+    /// Cuts off the last bytes that were written, if it can; else a reader finds a torn line.
+    fn cut_off(&mut self, bytes: usize) -> bool {
         let whole = self.len - bytes as u64;
         // Whatever else somebody appended is not cut.
         let is_all_ours = self.file.len().is_ok_and(|len| len == self.len);
         if bytes > 0 && is_all_ours && self.file.cut(whole).is_ok() {
             self.len = whole;
         }
+        self.len == whole
     }
 
     /// Writes `bytes` if that is done in one go; for a last word in a file that has failed.
     pub(super) fn try_write(&mut self, bytes: &[u8]) {
         debug_assert!(self.buffer.is_empty());
-        let _ = self.file.write(bytes);
+        if !bytes.is_empty() {
+            let _ = self.file.write(bytes);
+        }
     }
 
     pub(super) fn sync(&mut self) -> io::Result<()> {
