@@ -182,12 +182,18 @@ pub(super) fn unpack(compression: Compression, packed: &[u8]) -> Vec<u8> {
         Compression::Gzip => {
             // flate2's readers keep back what comes last before a missing end; gzip(1) does not.
             const HEADER: usize = 10;
-            let mut unpacked = Vec::with_capacity(packed.len() * 1100 + 1);
+            let mut unpacked = Vec::new();
             let mut inflate = flate2::Decompress::new(false);
             let sync = flate2::FlushDecompress::Sync;
             let deflated = packed.get(HEADER..).unwrap_or_default();
-            let _ = inflate.decompress_vec(deflated, &mut unpacked, sync);
-            unpacked
+            loop {
+                unpacked.reserve(STEP);
+                let (read, len) = (inflate.total_in() as usize, unpacked.len());
+                let _ = inflate.decompress_vec(&deflated[read..], &mut unpacked, sync);
+                if unpacked.len() == len {
+                    return unpacked;
+                }
+            }
         }
     }
 }
