@@ -133,8 +133,9 @@ pub enum Notice {
         /// What went wrong.
         error: String,
     },
-    /// Commands for finished segments still run, or were not begun, as the run ends.
-    HooksLeft {
+    /// The run ends with everything written, before all was done for closed segments: some are not
+    /// compressed, or their command still runs or was not begun.
+    ChoresLeft {
         /// How many.
         count: usize,
     },

@@ -247,7 +247,8 @@ fn output_options(args: &Listen, outputs: &[OutputSpec]) -> Result<Options, Usag
     if let Some(size) = args.rotate {
         if size.as_u64() < SMALLEST_SEGMENT {
             return usage(format!(
-                "--rotate {size}: a file holds at least 4 KiB; is a unit missing, as in 100MiB?"
+                "--rotate {}: a file holds at least 4096 bytes; is a unit missing, as in 100MiB?",
+                size.as_u64()
             ));
         }
         if args.keep_bytes.is_some_and(|keep| keep < size) {
@@ -272,14 +273,43 @@ fn output_options(args: &Listen, outputs: &[OutputSpec]) -> Result<Options, Usag
             "{flag} is for files, and there is only standard output: name a file with -o"
         ));
     }
-    // With values in a path, files are closed without a rotation too.
-    let closes = |spec: &OutputSpec| matches!(spec.place, PlaceSpec::Template(_));
+    // The file of a connection or a day is closed without a rotation too.
+    let closes = |spec: &OutputSpec| match &spec.place {
+        PlaceSpec::Template(template) => template.finishes_files(),
+        PlaceSpec::Stdout | PlaceSpec::File(_) => false,
+    };
     if !options.rotation.is_wanted() && !outputs.iter().any(closes) {
         return usage(format!(
             "{flag} is for closed files, and none is ever closed: add --rotate or --rotate-every"
         ));
     }
+    if options.rotation.is_wanted() {
+        same_closed_names(outputs)?;
+    }
     Ok(options)
+}
+
+/// `a.ndjson`, compressed once it is closed, is called what `a.ndjson.zst` is called when closed.
+fn same_closed_names(outputs: &[OutputSpec]) -> Result<(), UsageError> {
+    let paths = outputs.iter().filter_map(|spec| match &spec.place {
+        PlaceSpec::File(path) => Some((plain_path(path), spec.compression)),
+        PlaceSpec::Stdout | PlaceSpec::Template(_) => None,
+    });
+    let paths: Vec<_> = paths.collect();
+    for (path, _) in paths
+        .iter()
+        .filter(|(_, compression)| compression.is_some())
+    {
+        let plain = path.with_extension("");
+        if paths.iter().any(|(other, _)| *other == plain) {
+            return usage(format!(
+                "{} and {} would give their closed files the same names: name one of them otherwise",
+                plain.display(),
+                path.display()
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `FORMAT:PATH` or `PATH`. A first part that could be a format's name must be one.
@@ -421,5 +451,7 @@ mod tests {
             "-o a --rotate 1MiB --keep-bytes 1MB",
             "nothing would be kept",
         );
+        options_error("-o {peer_ip}.bin --keep 3", "none is ever closed");
+        options_error("-o a.log -o ./a.log.gz --rotate 1MiB", "the same names");
     }
 }

@@ -136,9 +136,12 @@ impl Wording {
             Notice::HookFailed { path, error } => {
                 format!("--on-rotate {}: {error}", path.display())
             }
-            Notice::HooksLeft { count } => format!(
-                "--on-rotate: {} not run to the end",
-                counted(*count as u64, "command")
+            Notice::ChoresLeft { count } => format!(
+                "the time to stop in (--drain) has passed: all is written, but {} not done for closed files (--compress, --on-rotate)",
+                match count {
+                    1 => "1 thing was".to_owned(),
+                    _ => format!("{count} things were"),
+                }
             ),
             Notice::Missing { output } => {
                 format!("{output} does not keep up: it misses records (--on-stall drop)")

@@ -10,7 +10,19 @@ pub(super) struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
     is_finishing: bool,
+    /// Since when no output has room, or has worked anything off; and how much they had by then.
+    standing: Option<Standing>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    since_us: u64,
+    worked_off: u64,
+}
+
+/// How long the senders wait for outputs that may all miss records. Those that only are slow set the
+/// pace then, and none misses what all could have had; one that stands still for longer has stalled.
+const STALL_US: u64 = 1_000_000;
 
 impl Router {
     pub(super) fn new(pool: BatchPool, outputs: Vec<Output>) -> Self {
@@ -18,7 +30,30 @@ impl Router {
             pool,
             outputs,
             is_finishing: false,
+            standing: None,
         }
+    }
+
+    /// Until when the next batch is to wait, if it is: for outputs that all may miss it, none of which
+    /// has room. Where one has, the others miss it; where one may miss nothing, the pool bounds what
+    /// it holds.
+    pub(super) fn waits_until_us(&mut self, now_us: u64) -> Option<u64> {
+        let charge = self.pool.batch_charge();
+        let mut running = self.outputs.iter().filter(|output| !output.has_ended());
+        if self.outputs.is_empty() || !running.all(|output| output.is_full(charge)) {
+            self.standing = None;
+            return None;
+        }
+        let worked_off = self.outputs.iter().map(Output::worked_off).sum();
+        let standing = self
+            .standing
+            .filter(|standing| standing.worked_off == worked_off)
+            .unwrap_or(Standing {
+                since_us: now_us,
+                worked_off,
+            });
+        self.standing = Some(standing);
+        Some(standing.since_us + STALL_US).filter(|&until_us| now_us < until_us)
     }
 
     pub(super) fn send(&self, batch: Batch) {

@@ -54,6 +54,8 @@ pub(super) struct Engine {
     router: Router,
     /// Something was to be recorded and the outputs hold all memory.
     is_starved: bool,
+    /// … or all outputs may miss records and are waited for, up to this time.
+    outputs_rest_until: Option<u64>,
     /// Accepting failed for want of something; microseconds since the start of the run.
     accept_rests_until: Option<u64>,
     accept_said_us: Option<u64>,
@@ -95,6 +97,7 @@ impl Engine {
             capture,
             router,
             is_starved: false,
+            outputs_rest_until: None,
             accept_rests_until: None,
             accept_said_us: None,
             notify,
@@ -168,13 +171,20 @@ impl Engine {
         !self.is_starved && (accepts || !self.ready.is_empty())
     }
 
-    fn have_outputs_made_room(&self) -> bool {
-        (self.is_starved && self.router.pool.has_batch())
+    fn have_outputs_made_room(&mut self) -> bool {
+        let now_us = self.clock.now().elapsed_us;
+        (self.is_starved
+            && self.router.pool.has_batch()
+            && self.router.waits_until_us(now_us).is_none())
             || (self.capture.has_records() && self.router.is_any_idle())
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadlines = [self.capture.deadline_us(), self.accept_rests_until];
+        let deadlines = [
+            self.capture.deadline_us(),
+            self.accept_rests_until,
+            self.outputs_rest_until.filter(|_| self.is_starved),
+        ];
         let next = deadlines.into_iter().flatten().min()?;
         let left = next.saturating_sub(self.clock.now().elapsed_us);
         Some(Duration::from_micros(left))
@@ -213,6 +223,11 @@ impl Engine {
     fn make_room(&mut self, slot: Option<Slot>) -> bool {
         if self.capture.has_room(slot) {
             return true;
+        }
+        self.outputs_rest_until = self.router.waits_until_us(self.clock.now().elapsed_us);
+        if self.outputs_rest_until.is_some() {
+            self.is_starved = true;
+            return false;
         }
         if let Some(batch) = self.capture.poll_batch() {
             self.router.send(batch);
@@ -445,7 +460,7 @@ impl Engine {
             Ending::Whole => Notice::Finished(self.statistics()),
             // Everything is written; what is done with files after that is another's.
             Ending::DeadlinePassed if self.is_all_written() => {
-                self.notify.say(Notice::HooksLeft {
+                self.notify.say(Notice::ChoresLeft {
                     count: self.router.chores(),
                 });
                 Notice::Finished(self.statistics())

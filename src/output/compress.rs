@@ -8,7 +8,7 @@ use flate2::write::GzEncoder;
 
 use super::options::Compression;
 
-/// Bytes compressed in one step; between two of them [`compress`] looks whether it is to stop.
+/// Bytes compressed in one step.
 const STEP: usize = 256 * 1024;
 
 /// Bytes whose compressed form fits into flate2's buffer, however little they are compressed.
@@ -94,27 +94,17 @@ impl Packer {
     }
 }
 
-/// How compressing a file ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Compressed {
-    Whole,
-    /// It was told to stop.
-    Stopped,
-}
-
-/// Compresses all of `from` into `to`, which is not synced.
+/// Compresses all of `from` into `to`, which is not synced. Calls `between` every now and then.
 pub(super) fn compress(
     compression: Compression,
     from: &mut File,
     to: &mut File,
-    mut is_to_stop: impl FnMut() -> bool,
-) -> io::Result<Compressed> {
+    mut between: impl FnMut(),
+) -> io::Result<()> {
     let mut encoder = Encoder::new(compression, to)?;
     let mut bytes = vec![0; STEP];
     loop {
-        if is_to_stop() {
-            return Ok(Compressed::Stopped);
-        }
+        between();
         match from.read(&mut bytes) {
             Ok(0) => break,
             Ok(len) => encoder.writer().write_all(&bytes[..len])?,
@@ -122,8 +112,7 @@ pub(super) fn compress(
             Err(error) => return Err(error),
         }
     }
-    encoder.finish()?;
-    Ok(Compressed::Whole)
+    encoder.finish().map(drop)
 }
 
 /// Whether `packed` holds exactly what `plain` does.

@@ -40,6 +40,9 @@ pub(super) trait Disk: fmt::Debug + Send {
     /// ([`io::ErrorKind::AlreadyExists`]).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Forces the name of the file at `path` to the disk.
+    fn sync_names(&self, path: &Path) -> io::Result<()>;
+
     /// Whether something is called so.
     fn exists(&self, path: &Path) -> bool;
 }
@@ -93,6 +96,10 @@ impl Disk for SystemDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         rename_new(from, to)
+    }
+
+    fn sync_names(&self, path: &Path) -> io::Result<()> {
+        sync_folder(path.parent().unwrap_or(Path::new("")))
     }
 
     fn exists(&self, path: &Path) -> bool {

@@ -11,15 +11,15 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek};
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use super::compress::{Compressed, compress, holds_the_same};
+use super::compress::{compress, holds_the_same};
 use super::disk::{DiskFile, rename_new, sync_folder};
 use super::options::{Compression, Options, Retention};
 use super::outlet::can_pass;
@@ -37,7 +37,6 @@ const WAITING_HOOKS: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Housekeeper {
     tasks: Option<SyncSender<Task>>,
-    is_stopping: Arc<AtomicBool>,
 }
 
 /// What the worker has for it.
@@ -80,7 +79,6 @@ impl Housekeeper {
         };
         let chores = Chores {
             tasks,
-            is_stopping: Arc::clone(&keeper.is_stopping),
             // What was compressed as it was written is not compressed again.
             compression: options.compression.filter(|_| streamed.is_none()),
             retention: options.retention,
@@ -101,7 +99,6 @@ impl Housekeeper {
         let (sender, tasks) = sync_channel(WAITING_FILES);
         let keeper = Self {
             tasks: Some(sender),
-            is_stopping: Arc::default(),
         };
         (keeper, tasks)
     }
@@ -116,9 +113,8 @@ impl Housekeeper {
         self.send(Task::Closed { file, path });
     }
 
-    /// Waits until every closed file is synced. What else there is to do is left to the next run.
+    /// Waits until every closed file is synced. What else there is to do goes on.
     pub(super) fn finish(&self) {
-        self.is_stopping.store(true, SeqCst);
         let (done, synced) = sync_channel(1);
         self.send(Task::Barrier(done));
         let _ = synced.recv();
@@ -136,7 +132,6 @@ impl Housekeeper {
 #[derive(Debug)]
 struct Chores {
     tasks: Receiver<Task>,
-    is_stopping: Arc<AtomicBool>,
     compression: Option<Compression>,
     retention: Retention,
     hooks: Option<Hooks>,
@@ -206,11 +201,12 @@ impl Chores {
         }
         self.prune();
         if self.compression.is_some() {
+            self.queue.add_chore();
             self.plain.push_back(Plain {
                 path,
                 is_left_over: false,
             });
-        } else {
+        } else if self.is_wanted(&path) {
             self.hook(path);
         }
     }
@@ -244,14 +240,10 @@ impl Chores {
     // --- compression -----------------------------------------------------------------------------
 
     fn compress_all(&mut self) {
-        while !self.is_stopping.load(SeqCst) {
-            let Some(plain) = self.plain.front().cloned() else {
-                return;
-            };
+        while let Some(plain) = self.plain.front().cloned() {
             if self.is_wanted(&plain.path) {
                 match self.compress_one(&plain) {
-                    Ok(Compressed::Whole) => {}
-                    Ok(Compressed::Stopped) => return,
+                    Ok(()) => {}
                     // Somebody else has taken it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
@@ -270,6 +262,7 @@ impl Chores {
                 }
             }
             self.plain.pop_front();
+            self.queue.chore_done();
         }
     }
 
@@ -278,15 +271,15 @@ impl Chores {
         !self.retention.is_wanted() || self.kept.iter().any(|segment| segment.path == path)
     }
 
-    fn compress_one(&mut self, plain: &Plain) -> io::Result<Compressed> {
+    fn compress_one(&mut self, plain: &Plain) -> io::Result<()> {
         let Some(compression) = self.compression else {
-            return Ok(Compressed::Whole);
+            return Ok(());
         };
         let packed = with_extension_added(&plain.path, compression.extension());
         let unfinished = with_extension_added(&packed, UNFINISHED);
         let result = self.compress_to(compression, &plain.path, &unfinished);
         // It may be too old by now.
-        if !matches!(result, Ok(Compressed::Whole)) || !self.is_wanted(&plain.path) {
+        if result.is_err() || !self.is_wanted(&plain.path) {
             let _ = fs::remove_file(&unfinished);
             return result;
         }
@@ -307,16 +300,11 @@ impl Chores {
             });
         }
         self.hook(packed);
-        Ok(Compressed::Whole)
+        Ok(())
     }
 
     /// Meanwhile, closed files are synced: what keeps the disk busy does not hold up the worker.
-    fn compress_to(
-        &mut self,
-        compression: Compression,
-        from: &Path,
-        to: &Path,
-    ) -> io::Result<Compressed> {
+    fn compress_to(&mut self, compression: Compression, from: &Path, to: &Path) -> io::Result<()> {
         let mut plain = File::open(from)?;
         let metadata = plain.metadata()?;
         // Only this program ends a name so: it is its own, from before a crash.
@@ -329,16 +317,14 @@ impl Chores {
             .create_new(true)
             .mode(metadata.mode() & 0o777)
             .open(to)?;
-        let done = compress(compression, &mut plain, &mut packed, || {
+        compress(compression, &mut plain, &mut packed, || {
             while let Ok(task) = self.tasks.try_recv() {
                 self.handle(task);
             }
-            self.is_stopping.load(SeqCst)
         })?;
         // A tool that looks for old files looks at this.
         packed.set_modified(metadata.modified()?)?;
-        packed.sync_all()?;
-        Ok(done)
+        packed.sync_all()
     }
 
     // --- recovery --------------------------------------------------------------------------------
@@ -380,6 +366,9 @@ impl Chores {
         }
         if self.compression.is_none() {
             self.plain.clear();
+        }
+        for _ in &self.plain {
+            self.queue.add_chore();
         }
     }
 
@@ -446,7 +435,7 @@ fn segments_in(names: &SegmentNames) -> io::Result<Vec<(SegmentName, PathBuf)>> 
         let entry = entry?;
         let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
         if let Some(name) = names.parse(&entry.file_name()).filter(|_| is_file) {
-            found.push((name, names.folder().join(entry.file_name())));
+            found.push((name, names.path(&entry.file_name())));
         }
     }
     Ok(found)
@@ -500,10 +489,10 @@ fn run_hook(command: &str, path: &Path) -> Result<(), String> {
     let said = |error: io::Error| crate::notice::describe(&error);
     // Standard output may carry a capture.
     let stderr = io::stderr().as_fd().try_clone_to_owned().map_err(said)?;
-    let path = match path.is_absolute() || path.starts_with("..") {
-        true => path.to_owned(),
+    let path = match path.as_os_str().as_bytes().starts_with(b"-") {
         // Nothing that looks like an option.
-        false => Path::new(".").join(path),
+        true => Path::new(".").join(path),
+        false => path.to_owned(),
     };
     let status = Command::new("/bin/sh")
         .arg("-c")

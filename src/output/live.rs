@@ -53,7 +53,9 @@ pub(super) struct LiveFile {
     next: Option<Sink>,
     /// A step failed: not to be tried before.
     rests_until_us: u64,
-    /// When the first write since the last sync was.
+    /// How long the file was when it was synced last.
+    synced_len: u64,
+    /// When the first write since then was.
     unsynced_since_us: Option<u64>,
     patience: Patience,
 }
@@ -91,6 +93,7 @@ impl LiveFile {
             moved_to: None,
             next: None,
             rests_until_us: 0,
+            synced_len: 0,
             unsynced_since_us: None,
             patience: Patience::default(),
         };
@@ -103,6 +106,8 @@ impl LiveFile {
         let now = outlet.now();
         self.began = self.began.max(now.wall);
         self.due_us = None;
+        self.synced_len = 0;
+        self.unsynced_since_us = None;
         self.holds_records = self.sink.len() > 0;
         if !self.holds_records {
             return;
@@ -212,11 +217,13 @@ impl LiveFile {
             self.flush(outlet);
             self.sink
                 .write_through(bytes, |bytes| outlet.queue.count_written(bytes));
+            // What the file did not take, and whatever is to follow a write.
+            self.flush(outlet);
         } else {
             self.sink.buffer().extend_from_slice(bytes);
-        }
-        if self.sink.buffered() >= WRITE_SIZE {
-            self.flush(outlet);
+            if self.sink.buffered() >= WRITE_SIZE {
+                self.flush(outlet);
+            }
         }
     }
 
@@ -336,7 +343,6 @@ impl LiveFile {
                 outlet.housekeeper.seal(old, self.location.path.clone());
             }
         }
-        self.unsynced_since_us = None;
         self.settle(outlet);
     }
 
@@ -378,7 +384,6 @@ impl LiveFile {
     /// Writes everything, however long that takes. What cannot be written here is taken to the next
     /// file.
     pub(super) fn flush(&mut self, outlet: &mut Outlet) {
-        let before = self.sink.len();
         loop {
             let queue = &outlet.queue;
             match self.sink.drain(|bytes| queue.count_written(bytes)) {
@@ -392,23 +397,28 @@ impl LiveFile {
                 output: outlet.name(),
             });
         }
-        let policy = outlet.options.sync;
-        if self.sink.len() == before || policy == SyncPolicy::Seal {
+        self.sync_if_due(outlet);
+        // If that failed, the next file has been begun.
+        if self.sink.buffered() > 0 {
+            self.flush(outlet);
+        }
+    }
+
+    fn sync_if_due(&mut self, outlet: &mut Outlet) {
+        if self.sink.len() == self.synced_len {
             return;
         }
-        let now_us = outlet.now().elapsed_us;
-        let since_us = *self.unsynced_since_us.get_or_insert(now_us);
-        let is_due = match policy {
+        let is_due = match outlet.options.sync {
             SyncPolicy::Seal => false,
-            SyncPolicy::Every(duration) => now_us >= since_us + micros(duration),
+            SyncPolicy::Every(duration) => {
+                let now_us = outlet.now().elapsed_us;
+                let since_us = *self.unsynced_since_us.get_or_insert(now_us);
+                now_us >= since_us + micros(duration)
+            }
             SyncPolicy::Always => true,
         };
         if is_due {
             self.sync(outlet);
-            // If that failed, the next file has been begun.
-            if self.sink.buffered() > 0 {
-                self.flush(outlet);
-            }
         }
     }
 
@@ -527,7 +537,12 @@ impl LiveFile {
 
     fn sync(&mut self, outlet: &mut Outlet) {
         self.unsynced_since_us = None;
-        let Err(error) = self.sink.sync() else {
+        let is_first = std::mem::replace(&mut self.synced_len, self.sink.len()) == 0;
+        let mut synced = self.sink.sync();
+        if is_first && synced.is_ok() {
+            synced = outlet.disk.sync_names(&self.location.path);
+        }
+        let Err(error) = synced else {
             return;
         };
         outlet.queue.tear();

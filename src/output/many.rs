@@ -78,14 +78,19 @@ impl ManyFiles {
         endpoints: Option<&Endpoints>,
         outlet: &mut Outlet,
     ) {
-        // The run's own begin and end: every file has one of each already.
-        if matches!(record.event, Event::Start(_) | Event::End { .. }) {
-            return outlet.scribe.pass(record.seq + 1);
-        }
         let at = Moment {
             time: record.time,
             seq: record.seq,
         };
+        // The run's own begin and end are each file's.
+        match &record.event {
+            Event::Start(_) => return outlet.scribe.pass(record.seq + 1),
+            Event::End { reason } => {
+                self.close_all(at, reason, Next::Rests, outlet);
+                return outlet.scribe.pass(record.seq + 1);
+            }
+            _ => {}
+        }
         self.turn_page(at, outlet);
         let path = match endpoints {
             Some(endpoints) if self.template.needs_connection() => {
@@ -128,7 +133,7 @@ impl ManyFiles {
         if self.date.as_ref() != Some(&date) {
             self.date = Some(date);
             self.paths.clear();
-            self.close_all(at, EndReason::Rotated, outlet);
+            self.close_all(at, &EndReason::Rotated, Next::IsFinished, outlet);
         }
     }
 
@@ -238,11 +243,11 @@ impl ManyFiles {
         }
     }
 
-    fn close_all(&mut self, at: Moment, reason: EndReason, outlet: &mut Outlet) {
+    fn close_all(&mut self, at: Moment, reason: &EndReason, next: Next, outlet: &mut Outlet) {
         let mut paths: Vec<_> = self.open.keys().cloned().collect();
         paths.sort();
         for path in paths {
-            self.close(&path, at, reason.clone(), Next::IsFinished, outlet);
+            self.close(&path, at, reason.clone(), next, outlet);
         }
     }
 
@@ -288,15 +293,6 @@ impl ManyFiles {
     pub(super) fn expire(&mut self, at: Moment, outlet: &mut Outlet) {
         for open in self.open.values_mut() {
             open.live.expire(at, outlet);
-        }
-    }
-
-    /// The run is over.
-    pub(super) fn finish(&mut self, at: Moment, outlet: &mut Outlet) {
-        let mut paths: Vec<_> = self.open.keys().cloned().collect();
-        paths.sort();
-        for path in paths {
-            self.close(&path, at, EndReason::Shutdown, Next::Rests, outlet);
         }
     }
 }

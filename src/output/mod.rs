@@ -516,6 +516,16 @@ impl Output {
         self.queue.is_idle()
     }
 
+    /// Whether it would miss a batch of `charge` bytes.
+    pub fn is_full(&self, charge: usize) -> bool {
+        self.queue.is_full(charge)
+    }
+
+    /// Bytes of batches that it has worked off, to tell whether it moves.
+    pub fn worked_off(&self) -> u64 {
+        self.queue.worked_off()
+    }
+
     /// Whether its [`Output::state`] is anything but running. Cheap.
     pub fn has_ended(&self) -> bool {
         self.queue.has_ended()

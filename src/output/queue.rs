@@ -51,6 +51,7 @@ pub(super) struct Queue {
     written: AtomicU64,
     waiting: AtomicU64,
     missed: AtomicU64,
+    worked_off: AtomicU64,
     /// What is still to be done for closed files once the worker has finished.
     chores: AtomicUsize,
     doorbell: Arc<Doorbell>,
@@ -84,6 +85,7 @@ impl Queue {
             written: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            worked_off: AtomicU64::new(0),
             chores: AtomicUsize::new(0),
             doorbell,
         }
@@ -102,7 +104,10 @@ impl Queue {
         if inner.state != State::Running {
             return false;
         }
-        if self.share.is_some_and(|share| inner.is_full(share, batch)) {
+        if self
+            .share
+            .is_some_and(|share| inner.is_full(share, batch.charge()))
+        {
             let is_first = inner.gap.is_none();
             inner.miss(batch);
             let now_us = batch.time().unwrap_or_default().elapsed_us;
@@ -132,6 +137,18 @@ impl Queue {
         self.idle.store(false, SeqCst);
         drop(inner);
         self.pushed.notify_one();
+    }
+
+    /// Whether a batch of `charge` bytes would be missed now.
+    pub(super) fn is_full(&self, charge: usize) -> bool {
+        let inner = self.inner();
+        inner.state == State::Running
+            && self.share.is_some_and(|share| inner.is_full(share, charge))
+    }
+
+    /// Bytes of batches that were worked off, to tell whether it moves.
+    pub(super) fn worked_off(&self) -> u64 {
+        self.worked_off.load(SeqCst)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -181,8 +198,14 @@ impl Queue {
 
     /// A batch is encoded and no longer held.
     pub(super) fn give_back(&self, batch: Arc<Batch>) {
-        self.inner().held -= batch.charge();
+        let charge = batch.charge();
+        self.inner().held -= charge;
+        self.worked_off.fetch_add(charge as u64, SeqCst);
         drop(batch);
+        // Another output may still hold the batch; that this one has room is news by itself.
+        if self.share.is_some() {
+            self.doorbell.ring();
+        }
     }
 
     /// Waits until something is queued, but not longer than `timeout`. The caller has written all
@@ -259,15 +282,15 @@ impl Queue {
 }
 
 impl Inner {
-    /// Whether `batch` is to be missed: it does not fit into the share, or others were missed and
-    /// not enough has been worked off since.
-    fn is_full(&self, share: usize, batch: &Batch) -> bool {
+    /// Whether a batch is to be missed: it does not fit into the share, or others were missed and not
+    /// enough has been worked off since.
+    fn is_full(&self, share: usize, charge: usize) -> bool {
         let most = match self.gap {
             Some(_) => share / 2,
             None => share,
         };
         // An empty queue takes a batch of any size.
-        self.held > 0 && self.held + batch.charge() > most
+        self.held > 0 && self.held + charge > most
     }
 
     fn miss(&mut self, batch: &Batch) {

@@ -80,6 +80,11 @@ impl SegmentNames {
         }
     }
 
+    /// The path of a file beside the live one.
+    pub(super) fn path(&self, file_name: &OsStr) -> PathBuf {
+        self.folder.join(file_name)
+    }
+
     /// The path of a closed segment that began at `start`.
     pub(super) fn closed(&self, start: WallTime, number: u64) -> PathBuf {
         let mut name = self.name.clone();

@@ -128,6 +128,10 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
+    fn sync_names(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
     fn exists(&self, path: &Path) -> bool {
         self.platter().names.contains_key(path)
     }

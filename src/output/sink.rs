@@ -271,11 +271,17 @@ impl Sink {
         self.len == whole
     }
 
-    /// Writes `bytes` if that is done in one go; for a last word in a file that has failed.
+    /// Writes `bytes`, all of them or none; for a last word in a file that has failed.
     pub(super) fn try_write(&mut self, bytes: &[u8]) {
         debug_assert!(self.buffer.is_empty());
-        if !bytes.is_empty() {
-            let _ = self.file.write(bytes);
+        if bytes.is_empty() {
+            return;
+        }
+        if let Ok(written) = self.file.write(bytes) {
+            self.len += written as u64;
+            if written < bytes.len() {
+                self.cut_off(written);
+            }
         }
     }
 

@@ -152,6 +152,11 @@ impl Template {
         self.places().any(|place| place == Place::Conn)
     }
 
+    /// Whether a time comes when nothing more is written to a file.
+    pub fn finishes_files(&self) -> bool {
+        self.is_by_connection() || self.is_by_date()
+    }
+
     /// Whether the path of a record depends on its connection at all.
     pub(super) fn needs_connection(&self) -> bool {
         self.places()

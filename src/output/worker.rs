@@ -231,7 +231,6 @@ impl Worker {
 
     /// Everything is written and synced.
     fn finish(self) -> (Outlet, io::Result<()>) {
-        let at = self.moment(self.outlet.now());
         let mut outlet = self.outlet;
         let mut result = Ok(());
         match self.target {
@@ -240,7 +239,8 @@ impl Worker {
                 let (file, path) = live.finish(None, &mut outlet);
                 outlet.housekeeper.seal(file, path);
             }
-            Target::Many(mut many) => many.finish(at, &mut outlet),
+            // Its files were ended by the run's `end`.
+            Target::Many(_) => {}
         }
         outlet.housekeeper.finish();
         (outlet, result)

@@ -460,6 +460,11 @@ impl BatchPool {
         })
     }
 
+    /// What a batch of this pool takes of it at most.
+    pub fn batch_charge(&self) -> usize {
+        Self::batch_cost(self.shared.arena)
+    }
+
     /// Whether [`BatchPool::acquire`] would give one.
     pub fn has_batch(&self) -> bool {
         self.charged() + Self::batch_cost(self.shared.arena) <= self.shared.limit

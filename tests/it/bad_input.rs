@@ -95,8 +95,16 @@ fn outputs_that_contradict_each_other() {
         2,
         "no format is called xml: there are text, hex, json and raw",
     );
-    check(&["-o", "{peer}.bin"], 2, "{peer} is not known; there are {conn}");
-    check(&["-o", "a", "--keep", "3"], 2, "add --rotate or --rotate-every");
+    check(
+        &["-o", "{peer}.bin"],
+        2,
+        "{peer} is not known; there are {conn}",
+    );
+    check(
+        &["-o", "a", "--keep", "3"],
+        2,
+        "add --rotate or --rotate-every",
+    );
     check(&["--rotate", "1MiB"], 2, "there is only standard output");
     check(
         &["-o", "a", "--rotate", "100"],
