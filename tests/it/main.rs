@@ -5,9 +5,13 @@
 
 mod bad_input;
 mod capture;
+mod crash;
+mod faults;
+mod files;
 mod limits;
 mod outputs;
 mod programs;
+mod rotation;
 mod shutdown;
 mod tape;
 mod terminal;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wiretape::codec::ndjson::Reader;
-use wiretape::record::{Close, Event, Record};
+use wiretape::record::{Close, EndReason, Event, Record};
 
 /// How long anything may take before a test gives up: far longer than it ever takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,20 +39,60 @@ pub fn wiretape() -> Command {
 }
 
 /// A program of the system, or `None` (said aloud) where it is not installed.
-#[expect(clippy::print_stderr, reason = "a test that did nothing says so")]
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path)
         .map(|folder| folder.join(name))
         .find(|file| file.is_file());
     if found.is_none() {
-        assert!(
-            std::env::var_os("WIRETAPE_TEST_ALL").is_none(),
-            "{name} is not installed, and WIRETAPE_TEST_ALL is set"
-        );
-        eprintln!("skipped: {name} is not installed");
+        skip(&format!("{name} is not installed"));
     }
     found
+}
+
+/// Says aloud that a test does nothing, or fails if all are wanted.
+#[expect(clippy::print_stderr, reason = "a test that did nothing says so")]
+pub fn skip(why: &str) {
+    assert!(
+        std::env::var_os("WIRETAPE_TEST_ALL").is_none(),
+        "{why}, and WIRETAPE_TEST_ALL is set"
+    );
+    eprintln!("skipped: {why}");
+}
+
+/// `strace OPTIONS`, to run another program under, itself out of the way: the process that is started
+/// is that program. `None` (said aloud) where nothing can be traced.
+pub fn strace(options: &[&str]) -> Option<Command> {
+    let strace = program("strace")?;
+    let mut command = Command::new(strace);
+    command.args(["-D", "-f", "-qq"]);
+    let can_trace = Command::new(command.get_program())
+        .args(command.get_args())
+        .args(["-o", "/dev/null", "true"])
+        .stderr(Stdio::null())
+        .status();
+    if !can_trace.is_ok_and(|status| status.success()) {
+        skip("strace may not trace");
+        return None;
+    }
+    command.args(options);
+    Some(command)
+}
+
+/// `outer`, with `inner` as its last arguments.
+pub fn under(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args());
+    if let Some(folder) = inner.get_current_dir() {
+        outer.current_dir(folder);
+    }
+    outer
+}
+
+/// A temporary folder in memory where that can be had: forcing files to the disk costs nothing there.
+pub fn fast_folder() -> TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .expect("a temporary folder")
 }
 
 /// A running wiretape.
@@ -77,6 +117,11 @@ impl Tape {
     /// begin with an address.
     pub fn listen(args: &[&str]) -> Self {
         Self::spawn(listen_command(args))
+    }
+
+    /// The same in a folder that outlives it.
+    pub fn listen_in(folder: &Path, args: &[&str]) -> Self {
+        Self::spawn(listen_command_in(folder, args))
     }
 
     pub fn spawn(mut command: Command) -> Self {
@@ -229,6 +274,12 @@ pub fn listen_command(args: &[&str]) -> Command {
     command
 }
 
+pub fn listen_command_in(folder: &Path, args: &[&str]) -> Command {
+    let mut command = listen_command(args);
+    command.current_dir(folder);
+    command
+}
+
 fn is_address(arg: &str) -> bool {
     arg == "0" || arg.ends_with(":0") || arg.starts_with("unix:")
 }
@@ -244,14 +295,61 @@ pub fn end(mut stream: TcpStream) {
 
 /// All records of a capture, none of them torn.
 pub fn records(path: &Path) -> Vec<Record<'static>> {
-    let file = fs::File::open(path).expect("the capture exists");
-    let mut reader = Reader::new(path.display().to_string(), BufReader::new(file));
+    let bytes = fs::read(path).expect("the capture exists");
+    records_in(&path.display().to_string(), &bytes)
+}
+
+/// The same, of a capture that has been read.
+pub fn records_in(name: &str, bytes: &[u8]) -> Vec<Record<'static>> {
+    let mut reader = Reader::new(name, bytes);
     let mut records = Vec::new();
     while let Some(record) = reader.next_record().expect("a good capture") {
         records.push(record.into_owned());
     }
-    assert_eq!(reader.torn(), None);
+    assert_eq!(reader.torn(), None, "{name}");
     records
+}
+
+/// The records of a run that is spread over segments, checked to follow each other. A `start` or an
+/// `end` between two of them is left out.
+pub fn joined(segments: Vec<Vec<Record<'static>>>) -> Vec<Record<'static>> {
+    let mut joined: Vec<Record<'static>> = Vec::new();
+    let (mut run, last) = (None, segments.len() - 1);
+    for (nth, mut records) in segments.into_iter().enumerate() {
+        let Event::Start(start) = &records[0].event else {
+            panic!("segment {nth} does not begin with a start: {records:?}");
+        };
+        assert_eq!(start.segment, nth as u64 + 1);
+        assert_eq!(*run.get_or_insert(start.run), start.run);
+        let reason = match nth == last {
+            true => EndReason::Shutdown,
+            false => EndReason::Rotated,
+        };
+        let end = records.last().map(|record| record.event.clone());
+        assert_eq!(end, Some(Event::End { reason }), "segment {nth}");
+        if nth > 0 {
+            assert_eq!(records.remove(0).seq, joined.len() as u64);
+        }
+        let end = if nth < last { records.pop() } else { None };
+        joined.extend(records);
+        // It has the number of the record behind it.
+        assert!(end.is_none_or(|end| end.seq == joined.len() as u64));
+    }
+    joined
+}
+
+/// The closed segments of the output `STEM.…` in a folder, in the order of their names.
+pub fn segments(folder: &Path, stem: &str) -> Vec<PathBuf> {
+    let is_segment = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let rest = name.strip_prefix(&format!("{stem}.2"));
+        rest.is_some_and(|rest| rest.as_bytes().get(14..16) == Some(b"Z."))
+    };
+    let entries = fs::read_dir(folder).expect("the folder exists");
+    let paths = entries.map(|entry| entry.expect("it can be read").path());
+    let mut segments: Vec<_> = paths.filter(is_segment).collect();
+    segments.sort();
+    segments
 }
 
 /// What a capture says of one connection.
