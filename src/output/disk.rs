@@ -58,6 +58,9 @@ pub(super) trait DiskFile: fmt::Debug + Send {
     /// Forces what was written to the disk.
     fn sync(&mut self) -> io::Result<()>;
 
+    /// Lets other writers have it. Nothing more is written to it.
+    fn unlock(&self);
+
     /// How long it is.
     fn len(&self) -> io::Result<u64>;
 
@@ -303,6 +306,11 @@ impl DiskFile for SystemFile {
 
     fn sync(&mut self) -> io::Result<()> {
         ignore_unsupported(self.file.sync_data())
+    }
+
+    fn unlock(&self) {
+        // Where that fails, its closing does it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -57,12 +57,12 @@ pub(super) enum Task {
 }
 
 impl Housekeeper {
-    /// Begins with what an earlier run left half done among the segments called `names`.
+    /// Begins with what an earlier run left half done among the segments that were `found`.
     ///
     /// # Errors
     /// The kernel would not start a thread.
     pub(super) fn start(
-        names: Option<SegmentNames>,
+        found: Vec<FoundSegment>,
         options: &Options,
         streamed: Option<Compression>,
         queue: Arc<Queue>,
@@ -90,7 +90,7 @@ impl Housekeeper {
         };
         std::thread::Builder::new()
             .name("housekeeper".to_owned())
-            .spawn(move || chores.run(names.as_ref()))?;
+            .spawn(move || chores.run(found))?;
         Ok(keeper)
     }
 
@@ -105,6 +105,8 @@ impl Housekeeper {
 
     /// Has a file synced that somebody else moved away.
     pub(super) fn seal(&self, file: Box<dyn DiskFile>, path: PathBuf) {
+        // It may be begun again before it is synced.
+        file.unlock();
         self.send(Task::Seal { file, path });
     }
 
@@ -157,10 +159,8 @@ struct Plain {
 }
 
 impl Chores {
-    fn run(mut self, names: Option<&SegmentNames>) {
-        if let Some(names) = names {
-            self.recover(names);
-        }
+    fn run(mut self, found: Vec<FoundSegment>) {
+        self.recover(found);
         self.prune();
         self.compress_all();
         while let Ok(task) = self.tasks.recv() {
@@ -330,17 +330,7 @@ impl Chores {
     // --- recovery --------------------------------------------------------------------------------
 
     /// Finishes, or removes, what an earlier run left half done.
-    fn recover(&mut self, names: &SegmentNames) {
-        let mut found = match segments_in(names) {
-            Ok(found) => found,
-            Err(error) => {
-                return self.notify.say(Notice::SegmentTrouble {
-                    path: names.folder().to_owned(),
-                    action: "look into",
-                    error,
-                });
-            }
-        };
+    fn recover(&mut self, mut found: Vec<FoundSegment>) {
         found.sort_by_key(|(name, _)| (name.order.clone(), name.compression.is_some()));
         for (name, path) in &found {
             if name.is_unfinished {
@@ -428,8 +418,12 @@ fn segment(path: &Path) -> Segment {
     }
 }
 
-/// The closed segments of an output that lie in its folder.
-fn segments_in(names: &SegmentNames) -> io::Result<Vec<(SegmentName, PathBuf)>> {
+/// A closed segment that an earlier run left.
+pub(super) type FoundSegment = (SegmentName, PathBuf);
+
+/// The closed segments of an output that lie in its folder. To be asked for before it closes one
+/// itself.
+pub(super) fn find_segments(names: &SegmentNames) -> io::Result<Vec<FoundSegment>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(names.folder())? {
         let entry = entry?;

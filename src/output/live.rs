@@ -39,7 +39,7 @@ pub(super) struct LiveFile {
     /// The only connection in it, where it holds but one.
     conn: Option<ConnId>,
     sink: Sink,
-    /// Number of this segment.
+    /// Number of this segment in the run.
     number: u64,
     /// When it began, for its name.
     began: WallTime,
@@ -280,10 +280,10 @@ impl LiveFile {
     }
 
     /// The first two steps: afterwards the next file is open.
-    fn step_aside(&mut self, outlet: &Outlet) -> Result<(), Trouble> {
+    fn step_aside(&mut self, outlet: &mut Outlet) -> Result<(), Trouble> {
         // Where somebody else has moved it already, there is nothing to rename.
         if self.moved_to.is_none() && self.sink.file().is_at(&self.location.path) {
-            let name = self.free_name(outlet).map_err(|error| ("rename", error))?;
+            let name = self.rename(outlet).map_err(|error| ("rename", error))?;
             self.moved_to = Some(name);
         }
         if self.next.is_none() {
@@ -293,18 +293,21 @@ impl LiveFile {
         Ok(())
     }
 
-    /// Renames it to the first name that is free.
-    fn free_name(&self, outlet: &Outlet) -> io::Result<PathBuf> {
-        let mut number = self.number.max(1);
+    /// Renames it to the next name that is free.
+    fn rename(&self, outlet: &mut Outlet) -> io::Result<PathBuf> {
         loop {
-            let name = self.names.closed(self.began, number);
+            let name = self.names.closed(self.began, outlet.next_number);
             if !SegmentNames::forms(&name).any(|form| outlet.disk.exists(&form)) {
                 match outlet.disk.rename(&self.location.path, &name) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    done => return done.map(|()| name),
+                    Err(error) => return Err(error),
+                    Ok(()) => {
+                        outlet.next_number += 1;
+                        return Ok(name);
+                    }
                 }
             }
-            number += 1;
+            outlet.next_number += 1;
         }
     }
 

@@ -48,7 +48,7 @@ use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
 use crate::record::{Start, Timestamp};
 use disk::{Location, SystemDisk, SystemFile, make_folder};
-use housekeeping::Housekeeper;
+use housekeeping::{Housekeeper, find_segments};
 use live::LiveFile;
 use many::ManyFiles;
 use options::{Compression, OnStall, Options};
@@ -275,25 +275,28 @@ impl OpenOutput {
             notify,
         } = surroundings.clone();
         let queue = Arc::new(Queue::new(share, doorbell));
+        // Closed segments of earlier runs: what is looked after, and counted on from.
+        let mut found = Vec::new();
+        if let (Place::File(file), true) = (&self.place, options.rotation.is_wanted()) {
+            found = find_segments(&SegmentNames::new(&file.path, self.compression))?;
+        }
+        let numbers = found.iter().map(|(name, _)| name.order.1);
+        let next_number = numbers.max().map_or(1, |last| last.saturating_add(1));
         // The run records the `start` of its first segment itself, unless every file has its own.
-        let (names, first_segment) = match &self.place {
-            Place::File(file) if file.file.id().is_some() => {
-                let names = SegmentNames::new(&file.path, self.compression);
-                let wanted = options.rotation.is_wanted().then_some(names);
-                (Some(wanted), start.segment)
-            }
-            Place::Template(_) => (Some(None), 0),
-            Place::File(_) | Place::Stdout(_) => (None, start.segment),
+        let (has_closed_files, first_segment) = match &self.place {
+            Place::File(file) => (file.file.id().is_some(), start.segment),
+            Place::Template(_) => (true, 0),
+            Place::Stdout(_) => (false, start.segment),
         };
-        let housekeeper = match names {
-            Some(names) => Housekeeper::start(
-                names,
+        let housekeeper = match has_closed_files {
+            true => Housekeeper::start(
+                found,
                 &options,
                 self.compression,
                 Arc::clone(&queue),
                 notify.clone(),
             )?,
-            None => Housekeeper::default(),
+            false => Housekeeper::default(),
         };
         let encoder = Encoder::new(self.format, self.audience);
         let outlet = Outlet {
@@ -306,6 +309,7 @@ impl OpenOutput {
             queue: Arc::clone(&queue),
             clock,
             notify,
+            next_number,
             retry: RETRY,
         };
         let place = self.place;

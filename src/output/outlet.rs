@@ -34,6 +34,8 @@ pub(super) struct Outlet {
     pub(super) queue: Arc<Queue>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) notify: Notify,
+    /// Number in the name of the next closed segment.
+    pub(super) next_number: u64,
     /// How long to wait before what failed is tried again.
     pub(super) retry: Duration,
 }

@@ -183,6 +183,8 @@ impl DiskFile for MemoryFile {
         Ok(())
     }
 
+    fn unlock(&self) {}
+
     fn len(&self) -> io::Result<u64> {
         Ok(self.disk.platter().files[self.number].len() as u64)
     }
@@ -317,6 +319,7 @@ impl World {
                 }
             }),
             retry: Duration::ZERO,
+            next_number: 1,
         };
         let location = Location {
             path: "a.ext".into(),
