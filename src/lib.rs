@@ -26,8 +26,10 @@
 //! | *carry* | the beginning of a line whose end has not come |
 //! | *batch* | an arena of payload bytes, and the heads of records: [`record::batch::Batch`] |
 //! | *output* | a format and a place, with a thread and a queue: [`output::Output`] |
-//! | *segment* | one of the files that an output's run is spread over |
+//! | *segment* | one of the files that an output's run is spread over; *live* while it is written |
+//! | *sink* | a file being written, and what is encoded for it: `output/sink.rs` |
 //! | *gap* | records that an output missed, counted |
+//! | *share* | what an output that may miss records holds of the buffer at most |
 //! | *retire* | to have the kernel take nothing more from a peer, read what it has taken, and close |
 //! | *drain* | retiring every connection, those in the accept queue included, when the run is to end |
 //! | *notice* | something to be said to a person: [`notice::Notice`] |
@@ -40,7 +42,7 @@
 //! | [`notice`] | what there is to say to a person | how it is said |
 //! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
 //! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
-//! | [`output`] | files and threads; writing, reopening, failing | sockets, clocks, `capture` |
+//! | [`output`] | files and threads; writing, rotating, failing, keeping house | sockets, `capture`; the clock it is handed is not its own |
 //! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
@@ -59,6 +61,9 @@
 //!   until a read or an accept has found nothing more.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
 //!   and rings afterwards, the loop arms the bell first and looks afterwards.
+//! * **A record is in one file, whole, once.** A sink knows where records end in what it has not
+//!   written, so that what a file did not take, for whatever reason, goes to the next one; a part
+//!   of a record is cut off (`output/live.rs`; the simulation beside it lets every call fail).
 //! * **Numbers follow from places.** A batch knows the number of its first record and how many it
 //!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
 //!   the encoders split by.
