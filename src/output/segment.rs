@@ -203,9 +203,9 @@ mod tests {
         check("x/capture", None, "x/capture.20261122T120259Z.000007");
         check(".hidden", None, ".hidden.20261122T120259Z.000007");
         check("a.", None, "a.20261122T120259Z.000007.");
-        let zstd = Some(Compression::Zstd);
-        check("a.ndjson.zst", zstd, "a.20261122T120259Z.000007.ndjson.zst");
-        check("a.zst", zstd, "a.20261122T120259Z.000007.zst");
+        let streamed = Some(Compression::Zstd);
+        check("a.ndjson.zst", streamed, "a.20261122T120259Z.000007.ndjson.zst");
+        check("a.zst", streamed, "a.20261122T120259Z.000007.zst");
     }
 
     #[test]
