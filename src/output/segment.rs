@@ -204,7 +204,11 @@ mod tests {
         check(".hidden", None, ".hidden.20261122T120259Z.000007");
         check("a.", None, "a.20261122T120259Z.000007.");
         let streamed = Some(Compression::Zstd);
-        check("a.ndjson.zst", streamed, "a.20261122T120259Z.000007.ndjson.zst");
+        check(
+            "a.ndjson.zst",
+            streamed,
+            "a.20261122T120259Z.000007.ndjson.zst",
+        );
         check("a.zst", streamed, "a.20261122T120259Z.000007.zst");
     }
 
