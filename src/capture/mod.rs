@@ -21,12 +21,13 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::record::batch::Batch;
+use crate::record::time::micros;
 use crate::record::{
     CloseReason, ConnId, Direction, EndReason, Endpoints, Framing, Start, Timestamp, Totals,
 };
 use conn::Connection;
 use deadline::Deadlines;
-use shutdown::{Phase, Shutdown, micros};
+use shutdown::{Phase, Shutdown};
 
 /// One read takes at most this much, so that a fast peer waits for its turn like all others.
 pub const READ_MAX: usize = 64 * 1024;

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::record::time::micros;
+
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -106,10 +108,6 @@ impl Shutdown {
             Phase::Running | Phase::Done(_) => None,
         }
     }
-}
-
-pub(super) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

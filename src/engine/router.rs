@@ -69,9 +69,14 @@ impl Router {
         }
     }
 
-    pub(super) fn finish(&mut self) {
+    /// Sends the last batch, and has every output end behind it.
+    pub(super) fn finish(&mut self, last: Option<Batch>) {
         self.is_finishing = true;
+        let last = last.map(Batch::seal);
         for output in &self.outputs {
+            if let Some(last) = &last {
+                output.send_last(last);
+            }
             output.finish();
         }
     }
@@ -91,7 +96,7 @@ impl Router {
             .any(|output| output.state() == State::Failed || output.is_torn())
     }
 
-    /// Commands for closed files that still run, or wait to.
+    /// What the outputs have still to do for closed files.
     pub(super) fn chores(&self) -> usize {
         self.outputs.iter().map(Output::chores).sum()
     }

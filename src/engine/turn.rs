@@ -437,10 +437,8 @@ impl Engine {
                     return;
                 }
                 self.capture.handle_end(self.clock.now());
-                if let Some(batch) = self.capture.poll_batch() {
-                    self.router.send(batch);
-                }
-                self.router.finish();
+                let last = self.capture.poll_batch();
+                self.router.finish(last);
                 self.capture.shutdown.handle_drained();
             }
             Phase::Flushing if self.router.have_all_ended() && self.router.chores() == 0 => {

@@ -115,11 +115,12 @@ pub(super) fn compress(
     encoder.finish().map(drop)
 }
 
-/// Whether `packed` holds exactly what `plain` does.
+/// Whether `packed` holds exactly what `plain` does. Calls `between` every now and then.
 pub(super) fn holds_the_same(
     compression: Compression,
     packed: File,
     plain: &mut File,
+    mut between: impl FnMut(),
 ) -> io::Result<bool> {
     let mut unpacked: Box<dyn Read> = match compression {
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(packed)?),
@@ -127,6 +128,7 @@ pub(super) fn holds_the_same(
     };
     let (mut one, mut other) = (vec![0; STEP], vec![0; STEP]);
     loop {
+        between();
         // A decoder that stumbles has something else in it.
         let Ok(len) = read_full(&mut unpacked, &mut one) else {
             return Ok(false);

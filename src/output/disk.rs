@@ -143,8 +143,9 @@ fn open_made_up(location: &Location) -> io::Result<File> {
         names => names.iter().collect(),
     };
     make_folder(&folder)?;
-    let folder = OpenOptions::new().read(true).open(folder)?;
-    let mut folder = OwnedFd::from(folder);
+    // To go through a folder it need not be read.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, &folder, flags, Mode::empty())?;
     let (Component::Normal(file), folders) = below
         .split_last()
         .map_or((Component::CurDir, &[][..]), |(file, folders)| {
@@ -154,7 +155,7 @@ fn open_made_up(location: &Location) -> io::Result<File> {
         return Err(io::Error::other("no file name"));
     };
     for name in folders {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = || openat(&folder, name.as_os_str(), flags, Mode::empty());
         folder = match open() {
             Err(Errno::NOENT) => {

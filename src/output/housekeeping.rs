@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::compress::{compress, holds_the_same};
-use super::disk::{DiskFile, rename_new, sync_folder};
+use super::disk::{DiskFile, SystemFile, rename_new, sync_folder};
 use super::options::{Compression, Options, Retention};
 use super::outlet::can_pass;
 use super::queue::Queue;
@@ -156,6 +156,8 @@ struct Plain {
     path: PathBuf,
     /// An earlier run closed it.
     is_left_over: bool,
+    /// The end of the run waits for it.
+    is_chore: bool,
 }
 
 impl Chores {
@@ -182,6 +184,13 @@ impl Chores {
         }
     }
 
+    /// What came meanwhile.
+    fn handle_waiting(&mut self) {
+        while let Ok(task) = self.tasks.try_recv() {
+            self.handle(task);
+        }
+    }
+
     /// Forces a file and its name to the disk.
     fn seal(&self, mut file: Box<dyn DiskFile>, path: &Path) {
         let folder = path.parent().unwrap_or(Path::new(""));
@@ -197,6 +206,8 @@ impl Chores {
     /// A segment has come.
     fn keep(&mut self, path: PathBuf) {
         if self.retention.is_wanted() {
+            // The file of a peer can be closed more than once.
+            self.kept.retain(|segment| segment.path != path);
             self.kept.push_back(segment(&path));
         }
         self.prune();
@@ -205,6 +216,7 @@ impl Chores {
             self.plain.push_back(Plain {
                 path,
                 is_left_over: false,
+                is_chore: true,
             });
         } else if self.is_wanted(&path) {
             self.hook(path);
@@ -254,15 +266,25 @@ impl Chores {
                             error,
                         });
                         if is_full {
-                            // With the next segment it is tried again.
-                            return;
+                            // With the next segment it is tried again, and the end does not wait.
+                            return self.drop_chores();
                         }
                         self.hook(plain.path);
                     }
                 }
             }
             self.plain.pop_front();
-            self.queue.chore_done();
+            if plain.is_chore {
+                self.queue.chore_done();
+            }
+        }
+    }
+
+    fn drop_chores(&mut self) {
+        for plain in &mut self.plain {
+            if std::mem::take(&mut plain.is_chore) {
+                self.queue.chore_done();
+            }
         }
     }
 
@@ -277,11 +299,11 @@ impl Chores {
         };
         let packed = with_extension_added(&plain.path, compression.extension());
         let unfinished = with_extension_added(&packed, UNFINISHED);
-        let result = self.compress_to(compression, &plain.path, &unfinished);
+        let locked = self.compress_to(compression, &plain.path, &unfinished);
         // It may be too old by now.
-        if result.is_err() || !self.is_wanted(&plain.path) {
+        if locked.is_err() || !self.is_wanted(&plain.path) {
             let _ = fs::remove_file(&unfinished);
-            return result;
+            return locked.map(drop);
         }
         if let Err(error) = rename_new(&unfinished, &packed) {
             let _ = fs::remove_file(&unfinished);
@@ -303,9 +325,17 @@ impl Chores {
         Ok(())
     }
 
-    /// Meanwhile, closed files are synced: what keeps the disk busy does not hold up the worker.
-    fn compress_to(&mut self, compression: Compression, from: &Path, to: &Path) -> io::Result<()> {
+    /// Gives the plain file, which is locked against other writers until it is dropped. Meanwhile,
+    /// closed files are synced: what keeps the disk busy does not hold up the worker.
+    fn compress_to(
+        &mut self,
+        compression: Compression,
+        from: &Path,
+        to: &Path,
+    ) -> io::Result<File> {
         let mut plain = File::open(from)?;
+        // Whoever waits for the file of a connection has it now: then it is not finished after all.
+        SystemFile::from(plain.try_clone()?).lock()?;
         let metadata = plain.metadata()?;
         // Only this program ends a name so: it is its own, from before a crash.
         match fs::remove_file(to) {
@@ -318,13 +348,12 @@ impl Chores {
             .mode(metadata.mode() & 0o777)
             .open(to)?;
         compress(compression, &mut plain, &mut packed, || {
-            while let Ok(task) = self.tasks.try_recv() {
-                self.handle(task);
-            }
+            self.handle_waiting();
         })?;
         // A tool that looks for old files looks at this.
         packed.set_modified(metadata.modified()?)?;
-        packed.sync_all()
+        packed.sync_all()?;
+        Ok(plain)
     }
 
     // --- recovery --------------------------------------------------------------------------------
@@ -351,6 +380,7 @@ impl Chores {
                 self.plain.push_back(Plain {
                     path: path.clone(),
                     is_left_over: true,
+                    is_chore: true,
                 });
             }
         }
@@ -370,11 +400,11 @@ impl Chores {
 
     /// A segment is there plain and compressed: the crash came before the plain one was removed.
     fn settle_twins(&mut self, plain: &Path, packed: &Path, compression: Compression) {
-        let same = || {
+        let mut same = || {
             let packed = File::open(packed)?;
             let mut plain = File::open(plain)?;
             plain.rewind()?;
-            holds_the_same(compression, packed, &mut plain)
+            holds_the_same(compression, packed, &mut plain, || self.handle_waiting())
         };
         match same() {
             Ok(true) => {

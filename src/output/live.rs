@@ -14,19 +14,17 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::disk::{DiskFile, Location};
 use super::options::SyncPolicy;
 use super::outlet::{NOTICE_INTERVAL_US, Outlet, Patience, can_pass};
 use super::queue::Gap;
 use super::segment::SegmentNames;
-use super::sink::{Sink, WRITE_SIZE};
+use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
 use crate::notice::Notice;
-use crate::record::time::WallTime;
+use crate::record::time::{WallTime, micros};
 use crate::record::{ConnId, EndReason, Event, Record, Timestamp};
-
-/// Raw bytes this long are written from where they lie, without a copy.
-const DIRECT_SIZE: usize = 32 * 1024;
 
 /// Bytes kept free in a segment for its `end`: the longest has 126.
 const END_SIZE: u64 = 160;
@@ -51,8 +49,10 @@ pub(super) struct LiveFile {
     moved_to: Option<PathBuf>,
     /// The second is done too.
     next: Option<Sink>,
-    /// A step failed: not to be tried before.
+    /// A step of a rotation failed: it is not tried before.
     rests_until_us: u64,
+    /// A sync failed: the next that does is passed over in silence up to then.
+    sync_rests_until_us: u64,
     /// How long the file was when it was synced last.
     synced_len: u64,
     /// When the first write since then was.
@@ -93,6 +93,7 @@ impl LiveFile {
             moved_to: None,
             next: None,
             rests_until_us: 0,
+            sync_rests_until_us: 0,
             synced_len: 0,
             unsynced_since_us: None,
             patience: Patience::default(),
@@ -117,7 +118,10 @@ impl LiveFile {
         self.began = began;
         let age_us = now.wall.unix_micros() - began.unix_micros();
         let every = outlet.options.rotation.every;
-        self.due_us = every.map(|every| (now.elapsed_us + micros(every)).saturating_sub(age_us));
+        self.due_us = every.map(|every| {
+            let due_us = now.elapsed_us.saturating_add(micros(every));
+            due_us.saturating_sub(age_us)
+        });
         if self.sink.is_compressed() {
             // Nothing can be appended to a stream that may have been cut off: it is put away.
             match self.step_aside(outlet) {
@@ -149,21 +153,17 @@ impl LiveFile {
     // --- records ---------------------------------------------------------------------------------
 
     pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) {
-        if let (true, Event::Data { payload, .. }) = (outlet.scribe.is_raw(), &record.event) {
-            let at = Moment {
-                time: record.time,
-                seq: record.seq,
-            };
-            self.bytes(payload, at, outlet);
-            outlet.scribe.pass(record.seq + 1);
-            return;
-        }
         let at = Moment {
             time: record.time,
             seq: record.seq,
         };
+        if let (true, Event::Data { payload, .. }) = (outlet.scribe.is_raw(), &record.event) {
+            self.bytes(payload, at, outlet);
+            outlet.scribe.pass(record.seq + 1);
+            return;
+        }
         let counts = !matches!(record.event, Event::Start(_) | Event::End { .. });
-        self.own(at, counts, outlet, |outlet, buffer| {
+        self.append(at, counts, outlet, |outlet, buffer| {
             outlet.scribe.record(record, buffer);
         });
     }
@@ -174,14 +174,14 @@ impl LiveFile {
             time: gap.time,
             seq: gap.first_seq,
         };
-        self.own(at, true, outlet, |outlet, buffer| {
+        self.append(at, true, outlet, |outlet, buffer| {
             outlet.scribe.gap(gap, buffer);
             outlet.scribe.pass(gap.first_seq + gap.records);
         });
     }
 
     /// Appends what `encode` writes. `counts` is whether it is worth a segment.
-    fn own(
+    fn append(
         &mut self,
         at: Moment,
         counts: bool,
@@ -215,8 +215,11 @@ impl LiveFile {
         self.note_record(at.time, outlet);
         if bytes.len() >= DIRECT_SIZE && !self.sink.is_compressed() {
             self.flush(outlet);
-            self.sink
-                .write_through(bytes, |bytes| outlet.queue.count_written(bytes));
+            let queue = Arc::clone(&outlet.queue);
+            let count = |bytes| queue.count_written(bytes);
+            if let Err(error) = self.sink.write_through(bytes, count) {
+                self.handle_trouble(error, outlet);
+            }
             // What the file did not take, and whatever is to follow a write.
             self.flush(outlet);
         } else {
@@ -350,6 +353,7 @@ impl LiveFile {
     }
 
     fn say_deleted(&self, outlet: &Outlet) {
+        outlet.queue.tear();
         outlet.say(Notice::OutputDeleted {
             output: self.location.path.display().to_string(),
         });
@@ -416,7 +420,7 @@ impl LiveFile {
             SyncPolicy::Every(duration) => {
                 let now_us = outlet.now().elapsed_us;
                 let since_us = *self.unsynced_since_us.get_or_insert(now_us);
-                now_us >= since_us + micros(duration)
+                now_us >= since_us.saturating_add(micros(duration))
             }
             SyncPolicy::Always => true,
         };
@@ -458,7 +462,7 @@ impl LiveFile {
         }
         // Who moves or deletes a file to make room asks for a new one: no reason to wait until the
         // old one takes more.
-        if outlet.queue.take_reopen() && !self.sink.file().is_at(&self.location.path) {
+        if !self.sink.file().is_at(&self.location.path) && outlet.queue.wants_reopening() {
             let next = match self.next.take() {
                 Some(next) => Ok(next),
                 None => outlet.open(&self.location),
@@ -513,29 +517,20 @@ impl LiveFile {
             .map(|due_us| due_us.max(self.rests_until_us));
         let sync = match outlet.options.sync {
             SyncPolicy::Every(duration) => {
-                (self.unsynced_since_us).map(|since_us| since_us + micros(duration))
+                (self.unsynced_since_us).map(|since_us| since_us.saturating_add(micros(duration)))
             }
             SyncPolicy::Seal | SyncPolicy::Always => None,
         };
         [rotation, sync].into_iter().flatten().min()
     }
 
-    /// Does what the time asks for, with everything flushed.
+    /// Writes everything, and does what the time asks for.
     pub(super) fn expire(&mut self, at: Moment, outlet: &mut Outlet) {
-        let now_us = at.time.elapsed_us;
-        let is_due = |due_us: Option<u64>| due_us.is_some_and(|due_us| now_us >= due_us);
-        if is_due(self.due_us) && at.seq > 0 && self.is_due(at.time, 0, outlet) {
+        let is_closed_by_time = (self.due_us).is_some_and(|due_us| at.time.elapsed_us >= due_us);
+        if is_closed_by_time && at.seq > 0 && self.is_due(at.time, 0, outlet) {
             self.rotate(self.sink.buffered(), at, outlet);
-            self.flush(outlet);
         }
-        if let SyncPolicy::Every(duration) = outlet.options.sync {
-            if is_due(
-                self.unsynced_since_us
-                    .map(|since_us| since_us + micros(duration)),
-            ) {
-                self.sync(outlet);
-            }
-        }
+        self.flush(outlet);
     }
 
     fn sync(&mut self, outlet: &mut Outlet) {
@@ -552,11 +547,10 @@ impl LiveFile {
         // The kernel has given the bytes up; only what comes now can be saved, in another file. But
         // where no sync succeeds, not in one file each.
         let now_us = outlet.now().elapsed_us;
-        let is_early = now_us < self.rests_until_us;
-        self.rests_until_us = now_us + NOTICE_INTERVAL_US;
-        if is_early {
+        if now_us < self.sync_rests_until_us {
             return;
         }
+        self.sync_rests_until_us = now_us + NOTICE_INTERVAL_US;
         if self.step_aside(outlet).is_err() {
             return outlet.say(Notice::SyncFailed {
                 path: self.location.path.clone(),
@@ -578,22 +572,20 @@ impl LiveFile {
         end: Option<(Moment, EndReason)>,
         outlet: &mut Outlet,
     ) -> (Box<dyn DiskFile>, PathBuf) {
-        if let Some((at, reason)) = end {
-            self.mark(at.seq, outlet);
-            outlet
-                .scribe
-                .end(at.time, at.seq, reason, self.sink.buffer());
+        // If the file fails at this, the next is to be ended as well.
+        while !self.sink.is_closing() {
+            if let Some((at, reason)) = &end {
+                self.mark(at.seq, outlet);
+                let buffer = self.sink.buffer();
+                (outlet.scribe).end(at.time, at.seq, reason.clone(), buffer);
+            }
+            self.sink.close();
+            self.flush(outlet);
         }
-        self.sink.close();
-        self.flush(outlet);
         if self.sink.file().is_deleted() {
             self.say_deleted(outlet);
         }
         let path = self.moved_to.unwrap_or(self.location.path);
         (self.sink.into_file(), path)
     }
-}
-
-fn micros(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,6 @@
 //! `end` when more comes for it.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -16,6 +15,7 @@ use super::outlet::{Outlet, Patience};
 use super::queue::Gap;
 use super::template::{Template, Values, date};
 use crate::notice::Notice;
+use crate::record::time::WallTime;
 use crate::record::{ConnId, EndReason, Endpoints, Event, Record};
 
 /// Files of one output that are open at most.
@@ -27,6 +27,9 @@ const MAX_OPEN_COMPRESSED: usize = 8;
 /// Encoded bytes of all files together that are kept back while more is queued.
 const BUFFERED: usize = 1 << 20;
 
+/// What a record takes beside its payload, about.
+const RECORD_SIZE: usize = 256;
+
 /// The files of one output.
 #[derive(Debug)]
 pub(super) struct ManyFiles {
@@ -34,8 +37,8 @@ pub(super) struct ManyFiles {
     open: HashMap<PathBuf, OpenFile>,
     /// Where the records of a connection go, found once.
     paths: HashMap<ConnId, PathBuf>,
-    /// The day that `open` and `paths` are of, where it matters.
-    date: Option<String>,
+    /// The day that `open` and `paths` are of, and a time in it.
+    page: Option<(String, WallTime)>,
     /// Counts records, to tell which file was written to longest ago.
     uses: u64,
     /// Bytes encoded since everything was flushed, about.
@@ -65,7 +68,7 @@ impl ManyFiles {
             template,
             open: HashMap::new(),
             paths: HashMap::new(),
-            date: None,
+            page: None,
             uses: 0,
             buffered: 0,
             gap: None,
@@ -94,18 +97,20 @@ impl ManyFiles {
         self.turn_page(at, outlet);
         let path = match endpoints {
             Some(endpoints) if self.template.needs_connection() => {
-                match self.paths.entry(endpoints.conn) {
-                    Entry::Occupied(path) => path.get().clone(),
-                    Entry::Vacant(place) => {
-                        let path = expand(&self.template, at, Some(endpoints), outlet);
-                        place.insert(path).clone()
+                match self.paths.get(&endpoints.conn) {
+                    Some(path) => path.clone(),
+                    None => {
+                        let path = self.expand(Some(endpoints), outlet);
+                        self.paths.insert(endpoints.conn, path.clone());
+                        path
                     }
                 }
             }
-            other => expand(&self.template, at, other, outlet),
+            other => self.expand(other, outlet),
         };
         let live = self.file(&path, at, endpoints, outlet);
         live.record(record, outlet);
+        self.buffered += RECORD_SIZE;
         if let Event::Data { payload, .. } = &record.event {
             self.buffered += payload.len();
         }
@@ -121,20 +126,39 @@ impl ManyFiles {
         }
         if self.buffered >= BUFFERED {
             self.flush(outlet);
+            let at = Moment {
+                seq: record.seq + 1,
+                ..at
+            };
+            self.expire(at, outlet);
         }
     }
 
-    /// Another day is another file.
+    /// Another day is another file. A clock that is set back does not bring the old one back: its
+    /// files are closed.
     fn turn_page(&mut self, at: Moment, outlet: &mut Outlet) {
-        if !self.template.is_by_date() {
-            return;
+        let wall = at.time.wall;
+        if self.template.is_by_date() {
+            let date = date(wall);
+            // Dates sort as their texts do.
+            if self.page.as_ref().is_none_or(|(old, _)| date > *old) {
+                self.page = Some((date, wall));
+                self.paths.clear();
+                self.close_all(at, &EndReason::Rotated, Next::IsFinished, outlet);
+            }
         }
-        let date = date(at.time.wall);
-        if self.date.as_ref() != Some(&date) {
-            self.date = Some(date);
-            self.paths.clear();
-            self.close_all(at, &EndReason::Rotated, Next::IsFinished, outlet);
-        }
+    }
+
+    /// Where the records of a connection go today.
+    fn expand(&self, endpoints: Option<&Endpoints>, outlet: &Outlet) -> PathBuf {
+        self.template.expand(&Values {
+            run: outlet.scribe.start().run,
+            wall: self
+                .page
+                .as_ref()
+                .map_or_else(WallTime::default, |(_, wall)| *wall),
+            endpoints,
+        })
     }
 
     /// The open file at `path`, opened if it is not.
@@ -146,6 +170,7 @@ impl ManyFiles {
         outlet: &mut Outlet,
     ) -> &mut LiveFile {
         self.uses += 1;
+        let used = self.uses;
         if !self.open.contains_key(path) {
             let most = match outlet.compression {
                 Some(_) => MAX_OPEN_COMPRESSED,
@@ -155,16 +180,11 @@ impl ManyFiles {
                 self.rest_one(at, outlet);
             }
             let live = self.open_file(path, at, endpoints, outlet);
-            let used = self.uses;
             self.open.insert(path.clone(), OpenFile { live, used });
         }
-        let used = self.uses;
-        // It was inserted above, if it was not there.
-        let open = self.open.entry(path.clone());
-        let Entry::Occupied(open) = open else {
-            unreachable!("the file is open");
+        let Some(open) = self.open.get_mut(path) else {
+            unreachable!("it was inserted above");
         };
-        let open = open.into_mut();
         open.used = used;
         &mut open.live
     }
@@ -295,17 +315,4 @@ impl ManyFiles {
             open.live.expire(at, outlet);
         }
     }
-}
-
-fn expand(
-    template: &Template,
-    at: Moment,
-    endpoints: Option<&Endpoints>,
-    outlet: &Outlet,
-) -> PathBuf {
-    template.expand(&Values {
-        run: outlet.scribe.start().run,
-        wall: at.time.wall,
-        endpoints,
-    })
 }

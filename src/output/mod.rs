@@ -47,7 +47,7 @@ use crate::record::batch::Batch;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
 use crate::record::{Start, Timestamp};
-use disk::{Location, SystemDisk, SystemFile, make_folder};
+use disk::{DiskFile, Location, SystemDisk, SystemFile, make_folder};
 use housekeeping::{Housekeeper, find_segments};
 use live::LiveFile;
 use many::ManyFiles;
@@ -201,12 +201,18 @@ pub fn open_all(specs: &[OutputSpec], options: &Options) -> Result<Vec<OpenOutpu
         {
             return Err(OpenError::Same(other.name.clone(), output.name));
         }
-        // Only now: the other of the same file would have its lock.
-        if let Place::File(file) = &output.place {
-            (file.file.lock())
-                .map_err(|error| OpenError::Io(PathBuf::from(&output.name), error))?;
-        }
         opened.push(output);
+        // Only now: the other of the same file would have its lock.
+        if let Some(OpenOutput {
+            name,
+            place: Place::File(first),
+            ..
+        }) = opened.last_mut()
+        {
+            first
+                .lock()
+                .map_err(|error| OpenError::Io(PathBuf::from(&*name), error))?;
+        }
     }
     if let [only] = &mut opened[..] {
         only.on_stall = match only.on_stall {
@@ -222,7 +228,11 @@ impl OpenOutput {
         let name = spec.place.to_string();
         let place = match &spec.place {
             PlaceSpec::Stdout => open_stdout().map(Place::Stdout),
-            PlaceSpec::File(path) => FirstFile::open(path, options).map(Place::File),
+            PlaceSpec::File(path) => {
+                // What cannot be appended to is put away too.
+                let is_renamed = options.rotation.is_wanted() || spec.compression.is_some();
+                FirstFile::open(path, is_renamed).map(Place::File)
+            }
             PlaceSpec::Template(template) => {
                 check_folder(template.folder()).map(|()| Place::Template(template.clone()))
             }
@@ -278,9 +288,14 @@ impl OpenOutput {
         // Closed segments of earlier runs: what is looked after, and counted on from.
         let mut found = Vec::new();
         if let (Place::File(file), true) = (&self.place, options.rotation.is_wanted()) {
-            found = find_segments(&SegmentNames::new(&file.path, self.compression))?;
+            let names = SegmentNames::new(&file.path, self.compression);
+            found = find_segments(&names).map_err(|error| {
+                let folder = names.folder().display();
+                io::Error::other(format!("the folder {folder} cannot be read: {error}"))
+            })?;
         }
         let numbers = found.iter().map(|(name, _)| name.order.1);
+        let numbers = numbers.filter(|&number| number < segment::LAST_NUMBER);
         let next_number = numbers.max().map_or(1, |last| last.saturating_add(1));
         // The run records the `start` of its first segment itself, unless every file has its own.
         let (has_closed_files, first_segment) = match &self.place {
@@ -429,18 +444,23 @@ impl Drop for FirstFile {
 }
 
 impl FirstFile {
-    fn open(path: &Path, options: &Options) -> io::Result<Self> {
+    fn open(path: &Path, is_renamed: bool) -> io::Result<Self> {
         let (file, is_unused) = SystemFile::open_first(path)?;
-        let first = Self {
+        let mut first = Self {
             path: path.to_owned(),
             file,
             is_unused,
         };
+        // It is the file that is renamed, and not a link to it.
+        if is_renamed && path.is_symlink() && first.file.id().is_some() {
+            first.path = path.canonicalize()?;
+        }
+        let path = &first.path;
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        if options.rotation.is_wanted()
+        if is_renamed
             && first.file.id().is_some()
             && access(folder, Access::WRITE_OK | Access::EXEC_OK).is_err()
         {
@@ -449,6 +469,20 @@ impl FirstFile {
             ));
         }
         Ok(first)
+    }
+
+    fn lock(&mut self) -> io::Result<()> {
+        let locked = self.file.lock();
+        if locked.is_err() {
+            // Whoever has the lock may have had it before anything was written.
+            self.is_unused = false;
+        }
+        locked?;
+        // Whoever had it may have rotated the file before it was locked here.
+        match self.file.id().is_none() || self.file.is_at(&self.path) {
+            true => Ok(()),
+            false => Err(io::Error::other("it was moved away as it was opened")),
+        }
     }
 }
 
@@ -505,6 +539,11 @@ impl Output {
         }
     }
 
+    /// Queues the batch that ends with the run's `end`. None misses it.
+    pub fn send_last(&self, batch: &Arc<Batch>) {
+        self.queue.push_last(batch);
+    }
+
     /// Opens the file anew, behind what was sent so far: the old one may have been moved away.
     pub fn reopen(&self, now: Timestamp) {
         self.queue.push(Job::Reopen(now));
@@ -545,7 +584,7 @@ impl Output {
         self.queue.is_torn()
     }
 
-    /// Commands for closed files that still run, or wait to.
+    /// What is still to be done for closed files: to compress them, to show them to a command.
     pub fn chores(&self) -> usize {
         self.queue.chores()
     }

@@ -3,12 +3,9 @@
 use std::io;
 
 use super::outlet::{Outlet, Patience, can_pass};
-use super::sink::{Sink, WRITE_SIZE};
+use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
 use crate::notice::Notice;
 use crate::record::Record;
-
-/// Raw bytes this long are written from where they lie, without a copy.
-const DIRECT_SIZE: usize = 32 * 1024;
 
 /// It ends where it fails, and its output with it.
 #[derive(Debug)]
@@ -46,10 +43,11 @@ impl Pipe {
     pub(super) fn bytes(&mut self, bytes: &[u8], outlet: &Outlet) -> io::Result<()> {
         if bytes.len() >= DIRECT_SIZE && !self.sink.is_compressed() {
             self.flush(outlet)?;
-            self.sink
-                .write_through(bytes, |bytes| outlet.queue.count_written(bytes));
-            // What it did not take, with the reason.
-            self.flush(outlet)
+            let count = |bytes| outlet.queue.count_written(bytes);
+            match self.sink.write_through(bytes, count) {
+                Err(error) if !can_pass(&error) => Err(error),
+                _ => self.flush(outlet),
+            }
         } else {
             self.sink.buffer().extend_from_slice(bytes);
             self.flush_if_large(outlet)

@@ -117,11 +117,23 @@ impl Queue {
             self.missed.fetch_add(batch.records(), SeqCst);
             return is_to_be_said;
         }
+        self.take(inner, batch);
+        false
+    }
+
+    /// Queues the last batch, whatever is queued: an output ends with the run's `end`.
+    pub(super) fn push_last(&self, batch: &Arc<Batch>) {
+        let inner = self.inner();
+        if inner.state == State::Running {
+            self.take(inner, batch);
+        }
+    }
+
+    fn take(&self, mut inner: MutexGuard<'_, Inner>, batch: &Arc<Batch>) {
         inner.flush_gap();
         inner.held += batch.charge();
         self.waiting.fetch_add(batch.records(), SeqCst);
         self.push_job(inner, Job::Batch(Arc::clone(batch)));
-        false
     }
 
     pub(super) fn push(&self, job: Job) {
@@ -229,11 +241,10 @@ impl Queue {
         }
     }
 
-    /// Whether a reopening is asked for, however far behind; then it counts as done.
-    pub(super) fn take_reopen(&self) -> bool {
-        let jobs = &mut self.inner().jobs;
-        let asked = jobs.iter().position(|job| matches!(job, Job::Reopen(_)));
-        asked.is_some_and(|nth| jobs.remove(nth).is_some())
+    /// Whether a reopening is asked for, however far behind.
+    pub(super) fn wants_reopening(&self) -> bool {
+        let jobs = &self.inner().jobs;
+        jobs.iter().any(|job| matches!(job, Job::Reopen(_)))
     }
 
     /// Lets `time` pass, with all that is queued still to be done.
@@ -413,18 +424,20 @@ mod tests {
         assert_eq!(seq_and_gap(&queue), (vec![2], vec![]));
         queue.push_batch(&source.batch(5));
         queue.push_batch(&source.batch(6));
+        queue.push_last(&source.batch(7));
         queue.push(Job::Finish);
-        assert_eq!(seq_and_gap(&queue), (vec![3], vec![(4, 1, 6)]));
+        assert_eq!(seq_and_gap(&queue), (vec![3, 5], vec![(4, 1, 6)]));
     }
 
     #[test]
-    fn a_reopening_can_be_taken_out_of_its_turn() {
+    fn a_reopening_is_known_before_its_turn() {
         let (mut source, queue) = setup(None);
-        assert!(!queue.take_reopen());
+        assert!(!queue.wants_reopening());
         queue.push_batch(&source.batch(1));
         queue.push(Job::Reopen(Timestamp::default()));
         queue.push_batch(&source.batch(1));
-        assert!(queue.take_reopen() && !queue.take_reopen());
+        assert!(queue.wants_reopening());
         assert_eq!(seq_and_gap(&queue).0, [0, 1]);
+        assert!(!queue.wants_reopening());
     }
 }

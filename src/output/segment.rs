@@ -23,6 +23,9 @@ const NUMBER_DIGITS: usize = 6;
 /// … and at most: one more could not be counted on from.
 const MOST_DIGITS: usize = 15;
 
+/// The last number of so many digits. Beyond it nothing is counted on.
+pub(super) const LAST_NUMBER: u64 = 999_999_999_999_999;
+
 /// What ends the name of a compressed segment while it is being written.
 pub(super) const UNFINISHED: &str = "tmp";
 

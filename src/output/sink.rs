@@ -13,6 +13,9 @@ use super::disk::DiskFile;
 /// Encoded bytes that are worth a write while more is queued.
 pub(super) const WRITE_SIZE: usize = 256 * 1024;
 
+/// Raw bytes this long are written from where they lie, without a copy.
+pub(super) const DIRECT_SIZE: usize = 32 * 1024;
+
 /// One that is appended to.
 #[derive(Debug)]
 pub(super) struct Sink {
@@ -138,6 +141,11 @@ impl Sink {
         self.is_closing = true;
     }
 
+    /// Whether it was closed.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
     /// Writes until nothing is left. `count` is told of every piece that the file has taken.
     ///
     /// # Errors
@@ -159,21 +167,28 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes `bytes`, which were not encoded into the buffer and need no encoding. What the file
-    /// did not take is in the buffer afterwards.
-    pub(super) fn write_through(&mut self, mut bytes: &[u8], count: impl Fn(u64)) {
+    /// Writes `bytes`, which were not encoded into the buffer and need no encoding.
+    ///
+    /// # Errors
+    /// What the kernel said; what the file did not take is in the buffer then.
+    pub(super) fn write_through(&mut self, bytes: &[u8], count: impl Fn(u64)) -> io::Result<()> {
         debug_assert!(self.buffer.is_empty() && self.packer.is_none());
-        while !bytes.is_empty() {
-            // The error comes again when the rest is written.
-            let Ok(written) = write_some(&mut *self.file, bytes) else {
-                break;
-            };
-            bytes = &bytes[written..];
-            self.len += written as u64;
-            self.is_fresh = false;
-            count(written as u64);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            match write_some(&mut *self.file, rest) {
+                Ok(written) => {
+                    rest = &rest[written..];
+                    self.len += written as u64;
+                    self.is_fresh = false;
+                    count(written as u64);
+                }
+                Err(error) => {
+                    self.buffer.extend_from_slice(rest);
+                    return Err(error);
+                }
+            }
         }
-        self.buffer.extend_from_slice(bytes);
+        Ok(())
     }
 
     fn pack(&mut self) -> io::Result<()> {
@@ -271,7 +286,7 @@ impl Sink {
         self.len == whole
     }
 
-    /// Writes `bytes`, all of them or none; for a last word in a file that has failed.
+    /// Writes `bytes`, all of them or, if it can be, none; for a last word in a file that has failed.
     pub(super) fn try_write(&mut self, bytes: &[u8]) {
         debug_assert!(self.buffer.is_empty());
         if bytes.is_empty() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::State;
 use super::live::{LiveFile, Moment};
 use super::many::ManyFiles;
-use super::outlet::{NOTICE_INTERVAL_US, Outlet};
+use super::outlet::{Outlet, Patience};
 use super::pipe::Pipe;
 use super::queue::{Gap, Job};
 use crate::notice::Notice;
@@ -40,7 +40,7 @@ pub(super) enum Target {
 struct Missed {
     records: u64,
     bytes: u64,
-    said_us: Option<u64>,
+    patience: Patience,
 }
 
 impl Worker {
@@ -151,10 +151,7 @@ impl Worker {
         outlet.scribe.pass(gap.first_seq + gap.records);
         self.missed.records += gap.records;
         self.missed.bytes += gap.bytes;
-        let now_us = outlet.now().elapsed_us;
-        let said_us = self.missed.said_us;
-        if said_us.is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US) {
-            self.missed.said_us = Some(now_us);
+        if self.missed.patience.is_to_be_said(outlet.now().elapsed_us) {
             self.say_missed();
         }
     }
@@ -239,7 +236,7 @@ impl Worker {
                 let (file, path) = live.finish(None, &mut outlet);
                 outlet.housekeeper.seal(file, path);
             }
-            // Its files were ended by the run's `end`.
+            // Its files were ended by the run's `end`, which no output misses.
             Target::Many(_) => {}
         }
         outlet.housekeeper.finish();

@@ -63,6 +63,11 @@ impl Timestamp {
     }
 }
 
+/// A duration as the monotonic clock counts: in microseconds, as many as there is room for.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Tells the time. The engine has the one that reads the machine's clocks; who is handed one knows
 /// nothing of them, and a test hands it any time it likes.
 pub trait Clock: fmt::Debug + Send + Sync {

@@ -159,7 +159,10 @@ fn a_second_writer_is_refused_and_the_first_undisturbed() {
     symlink("a.bin", path("soft.bin")).expect("it is new");
     for name in ["a.bin", "hard.bin", "soft.bin"] {
         for args in [vec!["-o", name], vec!["-o", "new.bin", "-o", name]] {
-            let mut second = listen_command_in(folder.path(), &args);
+            // If it is not refused, it is not to stay.
+            let mut timeout = Command::new("timeout");
+            timeout.arg("10");
+            let mut second = under(timeout, &listen_command_in(folder.path(), &args));
             let refused = second.output().expect("it starts");
             assert_eq!(refused.status.code(), Some(1), "{args:?}");
             let said = format!("cannot open {name}: another process is writing to it");
