@@ -1,13 +1,13 @@
 //! Nothing that a peer sends steers a terminal.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Read;
 use std::process::Stdio;
 use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use crate::tape::{Tape, listen_command};
+use crate::tape::{Tape, eventually, listen_command};
 
 /// Every byte, every control character, and what terminals and readers are attacked with.
 fn hostile() -> Vec<u8> {
@@ -126,4 +126,32 @@ fn raw_bytes_to_a_terminal_must_be_forced() {
     check_refused(&["--raw"]);
     check_refused(&["-o", "/dev/stdout"]);
     assert!(shown(&["--raw", "--force"], true).contains("\u{1b}[2J"));
+}
+
+/// Ctrl-S in a terminal stops what is seen, and not what is captured.
+#[test]
+fn a_terminal_that_stands_still_does_not_hold_up_a_file() {
+    let (screen, program) = terminal();
+    let mut command = listen_command(&["-o", "a.bin", "-o", "-", "--buffer", "4MiB"]);
+    command.stdout(program);
+    let mut tape = Tape::spawn(command);
+    let sent = b"a line that nobody sees for now\n".repeat(500_000);
+    tape.send(&sent);
+    tape.wait_for_line("standard output does not keep up");
+    eventually("the file has everything", || {
+        let len = fs::metadata(tape.path("a.bin")).ok()?.len();
+        (len == sent.len() as u64).then_some(())
+    });
+    // It is looked at again.
+    let mut screen = screen;
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        let _ = screen.read_to_end(&mut seen);
+        String::from_utf8_lossy(&seen).into_owned()
+    });
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(3));
+    assert!(ended.read("a.bin") == sent);
+    let seen = reader.join().expect("it has ended");
+    assert!(seen.contains("* GAP: "), "the gap is not shown");
 }
