@@ -224,20 +224,20 @@ fn split_address(address: &str) -> (&str, &str) {
     (ip.trim_start_matches('[').trim_end_matches(']'), port)
 }
 
-/// A value that is a piece of a file name whatever it was: letters, digits, `.`, `-` and `_` stay, a
-/// colon becomes `-` (so that an IPv6 address can still be read), all else `_`, and so does a `.` at
-/// the front. Never empty.
+/// A value that is a piece of a file name whatever it was: letters, digits, `.`, `-` and `_` stay, the
+/// `%` before an IPv6 zone becomes `-`, all else `_`, colons among it, and so does a `.` or a `-` at
+/// the front, which would hide the file or look like an option. Never empty.
 fn sanitized(value: &str) -> String {
     let mut name: String = value
         .chars()
         .take(MAX_VALUE)
         .map(|c| match c {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '.' | '-' | '_' => c,
-            ':' => '-',
+            '%' => '-',
             _ => '_',
         })
         .collect();
-    if name.starts_with('.') || name.is_empty() {
+    if name.starts_with(['.', '-']) || name.is_empty() {
         name.replace_range(..name.len().min(1), "_");
     }
     name
@@ -324,7 +324,8 @@ mod tests {
         check("{run}.ndjson", v4, "5f3a9c1e20b7d644.ndjson");
         check("{conn}{conn}{{date}}{}{A}", v4, "1717{2026-11-22}{}{A}");
         check("a/{conn}/b/c.bin", v4, "a/17/b/c.bin");
-        check("{peer_ip}_{peer_port}", "[fe80::1%2]:7", "fe80--1_2_7");
+        check("{peer_ip}_{peer_port}", "[fe80::1%2]:7", "fe80__1-2_7");
+        check("{peer_ip}.bin", "[::1]:7", "__1.bin");
         check("{peer_ip}_{peer_port}", "unix:/run/../x", "unix_none");
     }
 
@@ -381,7 +382,7 @@ mod tests {
         fn a_sanitized_value_is_one_plain_name(value in "[./:\\\\a\0é\n-]{0,100}") {
             let name = sanitized(&value);
             prop_assert!(!name.is_empty() && name.len() <= MAX_VALUE);
-            prop_assert!(!name.starts_with('.'));
+            prop_assert!(!name.starts_with(['.', '-']));
             prop_assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_".contains(&b)));
         }
     }
