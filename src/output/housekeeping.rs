@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek};
+use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -28,7 +28,7 @@ use super::segment::{SegmentName, SegmentNames, UNFINISHED, with_extension_added
 use crate::notice::{Notice, Notify, Recovered};
 
 /// Closed files that wait to be synced at most: each holds a descriptor.
-pub(super) const WAITING_FILES: usize = 6;
+const WAITING_FILES: usize = 6;
 
 /// Segments that wait for their command at most; beyond that it is not run, and said so.
 const WAITING_HOOKS: usize = 4096;
@@ -403,7 +403,6 @@ impl Chores {
         let mut same = || {
             let packed = File::open(packed)?;
             let mut plain = File::open(plain)?;
-            plain.rewind()?;
             holds_the_same(compression, packed, &mut plain, || self.handle_waiting())
         };
         match same() {

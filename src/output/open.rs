@@ -154,7 +154,7 @@ impl OpenOutput {
         }
         let numbers = found.iter().map(|(name, _)| name.order.1);
         let numbers = numbers.filter(|&number| number < LAST_NUMBER);
-        let next_number = numbers.max().map_or(1, |last| last.saturating_add(1));
+        let next_number = numbers.max().map_or(1, |last| last + 1);
         // The run records the `start` of its first segment itself, unless every file has its own.
         let (has_closed_files, first_segment) = match &self.place {
             Place::File(file) => (file.file.id().is_some(), start.segment),

@@ -16,7 +16,7 @@ pub(super) const WRITE_SIZE: usize = 256 * 1024;
 /// Raw bytes this long are written from where they lie, without a copy.
 pub(super) const DIRECT_SIZE: usize = 32 * 1024;
 
-/// One that is appended to.
+/// A file, and what is on its way to it.
 #[derive(Debug)]
 pub(super) struct Sink {
     file: Box<dyn DiskFile>,
@@ -50,7 +50,7 @@ struct Mark {
 }
 
 /// Whole records that were not written.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Carry {
     bytes: Vec<u8>,
     marks: Vec<Mark>,
