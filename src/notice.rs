@@ -175,6 +175,33 @@ pub enum Recovered {
     Uncompressed,
 }
 
+/// The same trouble is said at most this often, in microseconds.
+pub const NOTICE_INTERVAL_US: u64 = 5_000_000;
+
+/// Says a trouble that lasts once in a while, and that it is over.
+#[derive(Debug, Default)]
+pub struct Patience {
+    said_us: Option<u64>,
+}
+
+impl Patience {
+    /// Whether it is to be said now that the trouble is there, or still.
+    pub fn is_to_be_said(&mut self, now_us: u64) -> bool {
+        let is_due = self
+            .said_us
+            .is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US);
+        if is_due {
+            self.said_us = Some(now_us);
+        }
+        is_due
+    }
+
+    /// The trouble is over. Whether it was there.
+    pub fn is_over(&mut self) -> bool {
+        self.said_us.take().is_some()
+    }
+}
+
 /// How things stand.
 #[derive(Clone, Debug)]
 pub struct Statistics {
@@ -234,5 +261,21 @@ pub fn describe(error: &io::Error) -> String {
             first.to_lowercase().chain(chars).collect()
         }
         _ => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_that_lasts_is_said_every_few_seconds() {
+        let mut patience = Patience::default();
+        assert!(!patience.is_over());
+        assert!(patience.is_to_be_said(10));
+        assert!(!patience.is_to_be_said(10 + NOTICE_INTERVAL_US - 1));
+        assert!(patience.is_to_be_said(10 + NOTICE_INTERVAL_US));
+        assert!(patience.is_over() && !patience.is_over());
+        assert!(patience.is_to_be_said(11));
     }
 }

@@ -17,7 +17,7 @@ use super::stream::{Read, Stream};
 use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER};
 use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, Slot};
-use crate::notice::{Notice, Notify, Statistics, describe};
+use crate::notice::{Notice, Notify, Patience, Statistics, describe};
 use crate::output::Output;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
@@ -32,9 +32,6 @@ const ACCEPTS_A_TURN: usize = 64;
 /// When accepting has failed for want of something, it is tried again after this long, if no
 /// connection closes before.
 const ACCEPT_RETRY_US: u64 = 100_000;
-
-/// The same trouble is said at most this often.
-const NOTICE_INTERVAL_US: u64 = 5_000_000;
 
 /// Everything that a run owns.
 pub(super) struct Engine {
@@ -58,7 +55,7 @@ pub(super) struct Engine {
     outputs_rest_until: Option<u64>,
     /// Accepting failed for want of something; microseconds since the start of the run.
     accept_rests_until: Option<u64>,
-    accept_said_us: Option<u64>,
+    accept_patience: Patience,
     notify: Notify,
 }
 
@@ -99,7 +96,7 @@ impl Engine {
             is_starved: false,
             outputs_rest_until: None,
             accept_rests_until: None,
-            accept_said_us: None,
+            accept_patience: Patience::default(),
             notify,
         }
     }
@@ -280,9 +277,7 @@ impl Engine {
     fn rest_accepting(&mut self, error: io::Error) {
         let now_us = self.clock.now().elapsed_us;
         self.accept_rests_until = Some(now_us + ACCEPT_RETRY_US);
-        let said = self.accept_said_us;
-        if said.is_none_or(|said| now_us >= said + NOTICE_INTERVAL_US) {
-            self.accept_said_us = Some(now_us);
+        if self.accept_patience.is_to_be_said(now_us) {
             self.notify.say(Notice::AcceptFailed(error));
         }
     }

@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use super::disk::{DiskFile, Location};
 use super::options::SyncPolicy;
-use super::outlet::{NOTICE_INTERVAL_US, Outlet, Patience, can_pass};
+use super::outlet::{Outlet, can_pass};
 use super::queue::Gap;
 use super::segment::SegmentNames;
 use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
-use crate::notice::Notice;
+use crate::notice::{NOTICE_INTERVAL_US, Notice, Patience};
 use crate::record::time::{WallTime, micros};
 use crate::record::{ConnId, EndReason, Event, Record, Timestamp};
 

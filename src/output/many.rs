@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use super::disk::{DiskFile, Location};
 use super::live::{LiveFile, Moment};
-use super::outlet::{Outlet, Patience};
+use super::outlet::Outlet;
 use super::queue::Gap;
 use super::template::{Template, Values, date};
-use crate::notice::Notice;
+use crate::notice::{Notice, Patience};
 use crate::record::time::WallTime;
 use crate::record::{ConnId, EndReason, Endpoints, Event, Record};
 
@@ -227,11 +227,17 @@ impl ManyFiles {
                 output: outlet.name(),
             });
         }
+        // What was missed before any file was there stands in the first, before all else.
+        let missed = self.gap.take();
+        let at = missed.map_or(at, |gap| Moment {
+            seq: gap.first_seq,
+            ..at
+        });
         let conn = endpoints.map(|endpoints| endpoints.conn);
         let conn = conn.filter(|_| self.template.is_by_connection());
         let mut live = LiveFile::new(location, sink, conn, outlet);
         live.begin(at, outlet);
-        if let Some(gap) = self.gap.take() {
+        if let Some(gap) = missed {
             live.gap(&gap, outlet);
         }
         live

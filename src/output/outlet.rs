@@ -18,9 +18,6 @@ use crate::notice::{Notice, Notify};
 use crate::record::time::Clock;
 use crate::record::{ConnId, EndReason, Event, GapReason, Record, Start, Timestamp};
 
-/// The same trouble is said at most this often.
-pub(super) const NOTICE_INTERVAL_US: u64 = 5_000_000;
-
 /// One output's.
 #[derive(Debug)]
 pub(super) struct Outlet {
@@ -162,30 +159,6 @@ impl Scribe {
     }
 }
 
-/// Says a trouble that lasts once in a while, and that it is over.
-#[derive(Debug, Default)]
-pub(super) struct Patience {
-    said_us: Option<u64>,
-}
-
-impl Patience {
-    /// Whether it is to be said now that the trouble is there, or still.
-    pub(super) fn is_to_be_said(&mut self, now_us: u64) -> bool {
-        let is_due = self
-            .said_us
-            .is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US);
-        if is_due {
-            self.said_us = Some(now_us);
-        }
-        is_due
-    }
-
-    /// The trouble is over. Whether it was there.
-    pub(super) fn is_over(&mut self) -> bool {
-        self.said_us.take().is_some()
-    }
-}
-
 /// Whether a write that failed so can succeed later: space may be given back, a limit be raised.
 pub(super) fn can_pass(error: &io::Error) -> bool {
     matches!(
@@ -210,16 +183,5 @@ mod tests {
         for errno in [Errno::IO, Errno::PIPE, Errno::BADF, Errno::ROFS] {
             check(errno, false);
         }
-    }
-
-    #[test]
-    fn a_trouble_that_lasts_is_said_every_few_seconds() {
-        let mut patience = Patience::default();
-        assert!(!patience.is_over());
-        assert!(patience.is_to_be_said(10));
-        assert!(!patience.is_to_be_said(10 + NOTICE_INTERVAL_US - 1));
-        assert!(patience.is_to_be_said(10 + NOTICE_INTERVAL_US));
-        assert!(patience.is_over() && !patience.is_over());
-        assert!(patience.is_to_be_said(11));
     }
 }

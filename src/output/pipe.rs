@@ -2,9 +2,9 @@
 
 use std::io;
 
-use super::outlet::{Outlet, Patience, can_pass};
+use super::outlet::{Outlet, can_pass};
 use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
-use crate::notice::Notice;
+use crate::notice::{Notice, Patience};
 use crate::record::Record;
 
 /// It ends where it fails, and its output with it.

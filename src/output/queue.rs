@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::State;
-use super::outlet::Patience;
+use crate::notice::Patience;
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
 use crate::record::doorbell::Doorbell;

@@ -11,10 +11,10 @@ use std::time::Duration;
 use super::State;
 use super::live::{LiveFile, Moment};
 use super::many::ManyFiles;
-use super::outlet::{Outlet, Patience};
+use super::outlet::Outlet;
 use super::pipe::Pipe;
 use super::queue::{Gap, Job};
-use crate::notice::Notice;
+use crate::notice::{Notice, Patience};
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
 
