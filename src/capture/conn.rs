@@ -14,6 +14,7 @@ pub(super) struct Connection {
     /// It was told to be idle for too long by [`super::Capture::poll_expired`].
     pub(super) is_suspect: bool,
     pub(super) incoming: Flow,
+    pub(super) outgoing: Flow,
     /// With line framing: the beginning of a line whose end has not come.
     carry: Vec<u8>,
     /// Its place in the table of batch number `.0`.
@@ -23,13 +24,13 @@ pub(super) struct Connection {
 /// What went one way so far.
 #[derive(Debug, Default)]
 pub(super) struct Flow {
-    /// Bytes recorded.
+    /// Bytes counted.
     pub(super) bytes: u64,
     crc32: crc32fast::Hasher,
 }
 
 impl Flow {
-    fn record(&mut self, bytes: &[u8]) {
+    pub(super) fn count(&mut self, bytes: &[u8]) {
         self.crc32.update(bytes);
         self.bytes += bytes.len() as u64;
     }
@@ -43,6 +44,7 @@ impl Connection {
             active_us: now.elapsed_us,
             is_suspect: false,
             incoming: Flow::default(),
+            outgoing: Flow::default(),
             carry: Vec::new(),
             interned: (0, ConnIndex::default()),
         }
@@ -89,7 +91,7 @@ impl Connection {
     ) -> u64 {
         let index = self.index_in(batch, serial);
         let offset = self.incoming.bytes;
-        self.incoming.record(&batch.spare()[..len]);
+        self.incoming.count(&batch.spare()[..len]);
         batch.push_data(now, index, Direction::In, offset, len)
     }
 
@@ -97,9 +99,9 @@ impl Connection {
         Close {
             reason,
             in_bytes: self.incoming.bytes,
-            out_bytes: 0,
+            out_bytes: self.outgoing.bytes,
             in_crc32: self.incoming.crc32.finalize(),
-            out_crc32: None,
+            out_crc32: (self.outgoing.bytes > 0).then(|| self.outgoing.crc32.finalize()),
             duration_us: now.elapsed_us.saturating_sub(self.opened_us),
         }
     }

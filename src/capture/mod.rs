@@ -143,13 +143,18 @@ impl Capture {
             && matches!(self.shutdown.phase(), Phase::Running | Phase::Draining)
     }
 
-    /// A connection was opened, from `peer` to `local`.
-    pub fn handle_open(&mut self, peer: &str, local: &str, now: Timestamp) -> Slot {
+    /// The number that the next connection gets, where they are numbered as they are opened.
+    pub fn next_conn(&self) -> ConnId {
+        ConnId(self.totals.opened + 1)
+    }
+
+    /// The connection `conn`, a number not used before, was opened between `peer` and `local`.
+    pub fn handle_open(&mut self, conn: ConnId, peer: &str, local: &str, now: Timestamp) -> Slot {
         debug_assert!(self.may_open() && self.has_room(None));
         self.totals.opened += 1;
         self.totals.open += 1;
         let endpoints = Endpoints {
-            conn: ConnId(self.totals.opened),
+            conn,
             peer: peer.into(),
             local: local.into(),
         };
@@ -207,6 +212,11 @@ impl Capture {
         if self.carried > self.config.carry_limit {
             self.record_carry(slot, now);
         }
+    }
+
+    /// These bytes were sent to the peer: counted, not recorded.
+    pub fn handle_sent(&mut self, slot: Slot, bytes: &[u8]) {
+        self.conns[slot.0].outgoing.count(bytes);
     }
 
     /// The peer ended its direction.

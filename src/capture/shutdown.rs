@@ -59,8 +59,8 @@ impl Shutdown {
         self.phase
     }
 
-    /// INT or TERM came.
-    pub fn handle_signal(&mut self, now_us: u64) {
+    /// It was told to stop, or has nothing left to do.
+    pub fn handle_stop(&mut self, now_us: u64) {
         match self.phase {
             Phase::Running => {
                 self.phase = Phase::Draining;
@@ -128,7 +128,7 @@ mod tests {
         let mut shutdown = Shutdown::new(Duration::from_secs(5));
         for step in script {
             match *step {
-                Signal(ms) => shutdown.handle_signal(ms * 1000),
+                Signal(ms) => shutdown.handle_stop(ms * 1000),
                 Time(ms) => shutdown.handle_timeout(ms * 1000),
                 Drained => shutdown.handle_drained(),
                 Flushed => shutdown.handle_flushed(),

@@ -74,7 +74,12 @@ fn check(config: Config, script: &[Step], expected: &[&str]) {
     let mut now = Timestamp::default();
     for step in script {
         match step {
-            Open => slots.push(capture.handle_open("192.0.2.9:1", "192.0.2.1:2", now)),
+            Open => slots.push(capture.handle_open(
+                capture.next_conn(),
+                "192.0.2.9:1",
+                "192.0.2.1:2",
+                now,
+            )),
             Read(conn, text) => {
                 let slot = slots[conn - 1];
                 capture.read_buffer(slot)[..text.len()].copy_from_slice(text.as_bytes());

@@ -42,8 +42,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(plan) => plan,
         Err(error) => return fail(&error, status::USAGE),
     };
-    let reporter = Reporter::new(listen.quiet, plan.outputs.len());
-    let result = engine::run(&plan, &reporter.notify());
+    let reporter = Reporter::new(listen.quiet, plan.recording.outputs.len());
+    let result = engine::listen(&plan, &reporter.notify());
     reporter.finish();
     match result {
         Ok(Outcome::Whole) => ExitCode::SUCCESS,

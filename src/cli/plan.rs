@@ -10,7 +10,7 @@ use crate::capture;
 use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, limits};
+use crate::engine::{Config, Recording, limits};
 use crate::output::options::{Compression, OnStall, Options, Retention, Rotation};
 use crate::output::template::Template;
 use crate::output::{Color, OutputSpec, PlaceSpec, RawToTerminal};
@@ -54,17 +54,19 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     let room = limits::max_conns(own_descriptors);
     Ok(Config {
         listen: args.addresses.clone(),
-        outputs,
-        output_options,
-        capture: capture::Config {
-            framing,
-            max_conns: (args.max_conns).map_or(room, |most| room.min(most as usize)),
-            idle_timeout: args.idle_timeout,
-            max_age: args.max_age,
-            drain: args.drain,
-            carry_limit,
+        recording: Recording {
+            outputs,
+            output_options,
+            capture: capture::Config {
+                framing,
+                max_conns: (args.max_conns).map_or(room, |most| room.min(most as usize)),
+                idle_timeout: args.idle_timeout,
+                max_age: args.max_age,
+                drain: args.drain,
+                carry_limit,
+            },
+            buffer: buffer.saturating_sub(carry_limit),
         },
-        buffer: buffer.saturating_sub(carry_limit),
     })
 }
 

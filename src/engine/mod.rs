@@ -10,6 +10,7 @@ pub mod address;
 mod clock;
 pub mod limits;
 mod listen;
+mod recorder;
 mod router;
 mod stream;
 mod turn;
@@ -24,18 +25,16 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 
-use crate::capture::{self, Capture};
+use crate::capture;
 use crate::notice::{Notice, Notify, describe};
-use crate::output::{self, Output, OutputSpec, Surroundings};
-use crate::record::batch::{ARENA_SIZE, BatchPool};
+use crate::output::{self, OutputSpec};
 use crate::record::doorbell::Doorbell;
-use crate::record::{Framing, RunId, Start};
+use crate::record::{RunId, Start};
 use address::Address;
-use clock::SystemClock;
 use listen::BoundSocket;
 pub use listen::ListenError;
-use router::Router;
-use turn::{Engine, Wakers};
+use recorder::Recorder;
+use turn::Engine;
 
 /// What wakes the loop: outputs, signals, then listeners, then connections by slot.
 const WAKER: Token = Token(0);
@@ -47,9 +46,16 @@ const FIRST_LISTENER: usize = 2;
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Address>,
-    /// At least one.
+    /// What becomes of what comes.
+    pub recording: Recording,
+}
+
+/// What becomes of the bytes that peers send.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// Where the records go.
     pub outputs: Vec<OutputSpec>,
-    /// How they are to behave.
+    /// How the outputs are to behave.
     pub output_options: output::options::Options,
     /// Framing, limits and the drain time.
     pub capture: capture::Config,
@@ -95,98 +101,84 @@ fn system(action: &'static str) -> impl Fn(io::Error) -> Error {
     move |error| Error::System(action, error)
 }
 
-/// Captures until told to stop.
+/// What a loop is woken by.
+struct Wakers {
+    poll: Poll,
+    signals: Signals,
+    doorbell: Arc<Doorbell>,
+}
+
+impl Wakers {
+    fn new() -> Result<Self, Error> {
+        let poll = Poll::new().map_err(system("watch sockets"))?;
+        let waker = Waker::new(poll.registry(), WAKER).map_err(system("watch outputs"))?;
+        let doorbell = Arc::new(Doorbell::new(move || {
+            // It can fail only if the counter is full, and then the loop wakes anyway.
+            let _ = waker.wake();
+        }));
+        let mut signals =
+            Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(system("watch signals"))?;
+        (poll.registry())
+            .register(&mut signals, SIGNALS, mio::Interest::READABLE)
+            .map_err(system("watch signals"))?;
+        // A file that reaches its size limit is an error of the write, not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+            .map_err(system("watch signals"))?;
+        Ok(Self {
+            poll,
+            signals,
+            doorbell,
+        })
+    }
+}
+
+/// Captures what comes to listening sockets, until told to stop.
 ///
 /// # Errors
 /// [`Error`]. Once the run has begun, trouble with a peer or an output is none: it becomes a
 /// [`Notice`] and shows in the [`Outcome`].
-pub fn run(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
+pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let mut bound: Vec<BoundSocket> = Vec::new();
     for address in &config.listen {
         bound.extend(listen::bind(address).map_err(Error::Listen)?);
     }
+    let recording = &config.recording;
     let opened =
-        output::open_all(&config.outputs, &config.output_options).map_err(Error::Output)?;
-
-    let poll = Poll::new().map_err(system("watch sockets"))?;
-    let waker = Waker::new(poll.registry(), WAKER).map_err(system("watch outputs"))?;
-    let doorbell = Arc::new(Doorbell::new(move || {
-        // It can fail only if the counter is full, and then the loop wakes anyway.
-        let _ = waker.wake();
-    }));
-    let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(system("watch signals"))?;
-    (poll.registry())
-        .register(&mut signals, SIGNALS, mio::Interest::READABLE)
-        .map_err(system("watch signals"))?;
-    // A file that reaches its size limit is an error of the write, not the end of the process.
-    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
-        .map_err(system("watch signals"))?;
-
-    let start = Arc::new(Start {
-        run: RunId(random_u64().map_err(system("draw a random number"))?),
-        mode: "listen".to_owned(),
-        listen: bound
-            .iter()
-            .map(|socket| socket.name().to_owned())
-            .collect(),
-        tool: concat!("wiretape ", env!("CARGO_PKG_VERSION")).to_owned(),
-        segment: 1,
-        conn: None,
-    });
-    // Outputs that may miss records hold half of the buffer at most, so that the others never wait
-    // for them.
-    let arena = arena_size(config.capture.framing);
-    let missing = opened.iter().filter(|output| output.may_miss()).count();
-    let buffer = (config.buffer).max((2 + missing) * BatchPool::batch_cost(arena));
-    let share = buffer / 2 / missing.max(1);
-    let batches = BatchPool::new(arena, buffer, config.capture.framing, Arc::clone(&doorbell));
+        output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
+    let wakers = Wakers::new()?;
+    let names: Vec<String> = (bound.iter())
+        .map(|socket| socket.name().to_owned())
+        .collect();
     let mut listeners = Vec::new();
     for (nth, socket) in bound.into_iter().enumerate() {
         let mut listener = socket.listen().map_err(Error::Listen)?;
         listener
-            .register(poll.registry(), Token(FIRST_LISTENER + nth))
+            .register(wakers.poll.registry(), Token(FIRST_LISTENER + nth))
             .map_err(system("watch a listener"))?;
         listeners.push(listener);
     }
-    let clock = SystemClock::start();
-    let surroundings = Surroundings {
-        start: Arc::clone(&start),
-        options: config.output_options.clone(),
-        doorbell: Arc::clone(&doorbell),
-        clock: Arc::new(clock),
-        notify: notify.clone(),
-    };
-    let outputs = opened
-        .into_iter()
-        .map(|output| output.run(share, &surroundings))
-        .collect::<io::Result<Vec<Output>>>()
-        .map_err(system("start an output"))?;
-    for address in &start.listen {
-        notify.say(Notice::Listening(address.clone()));
+    let start = start_record("listen", names.clone())?;
+    let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
+    for name in names {
+        notify.say(Notice::Listening(name));
     }
+    Engine::new(wakers, listeners, recorder, notify.clone()).run()
+}
 
-    let capture = Capture::new(config.capture.clone());
-    let router = Router::new(batches, outputs);
-    let wakers = Wakers {
-        poll,
-        signals,
-        doorbell,
-    };
-    let engine = Engine::new(wakers, clock, listeners, capture, router, notify.clone());
-    engine.run(&start)
+/// The first record of a run that does this.
+fn start_record(mode: &str, listen: Vec<String>) -> Result<Start, Error> {
+    Ok(Start {
+        run: RunId(random_u64().map_err(system("draw a random number"))?),
+        mode: mode.to_owned(),
+        listen,
+        tool: concat!("wiretape ", env!("CARGO_PKG_VERSION")).to_owned(),
+        segment: 1,
+        conn: None,
+    })
 }
 
 fn random_u64() -> io::Result<u64> {
     let mut bytes = [0; 8];
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(u64::from_ne_bytes(bytes))
-}
-
-/// An arena takes at least two of the longest lines, so that an empty one always has room.
-fn arena_size(framing: Framing) -> usize {
-    match framing {
-        Framing::Chunk => ARENA_SIZE,
-        Framing::Line { max } => ARENA_SIZE.max(2 * max),
-    }
 }

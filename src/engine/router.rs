@@ -90,6 +90,11 @@ impl Router {
         self.outputs.iter().all(Output::has_ended)
     }
 
+    /// Whether there were outputs, and none is left.
+    pub(super) fn have_all_gone(&self) -> bool {
+        !self.outputs.is_empty() && self.have_all_ended()
+    }
+
     pub(super) fn has_any_failed(&self) -> bool {
         self.outputs
             .iter()

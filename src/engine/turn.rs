@@ -12,16 +12,15 @@ use signal_hook_mio::v1_0::Signals;
 
 use super::clock::SystemClock;
 use super::listen::{Accepted, Listener, Remedy};
-use super::router::Router;
+use super::recorder::Recorder;
 use super::stream::{Read, Stream};
-use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER};
-use crate::capture::shutdown::{Ending, Phase};
-use crate::capture::{Capture, Slot};
-use crate::notice::{Notice, Notify, Patience, Statistics, describe};
-use crate::output::Output;
+use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER, Wakers};
+use crate::capture::Slot;
+use crate::capture::shutdown::Phase;
+use crate::notice::{Notice, Notify, Patience, describe};
+use crate::record::CloseReason;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
-use crate::record::{CloseReason, Start, Timestamp};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -47,33 +46,19 @@ pub(super) struct Engine {
     ready: Vec<Slot>,
     /// Those whose turn it is now.
     turn: Vec<Slot>,
-    capture: Capture,
-    router: Router,
-    /// Something was to be recorded and the outputs hold all memory.
-    is_starved: bool,
-    /// … or all outputs may miss records and are waited for, up to this time.
-    outputs_rest_until: Option<u64>,
+    recorder: Recorder,
     /// Accepting failed for want of something; microseconds since the start of the run.
     accept_rests_until: Option<u64>,
     accept_patience: Patience,
     notify: Notify,
 }
 
-/// What the loop is woken by.
-pub(super) struct Wakers {
-    pub(super) poll: Poll,
-    pub(super) signals: Signals,
-    pub(super) doorbell: Arc<Doorbell>,
-}
-
 impl Engine {
     /// A loop over listeners that are registered with `poll`, by [`FIRST_LISTENER`] and their place.
     pub(super) fn new(
         wakers: Wakers,
-        clock: SystemClock,
         listeners: Vec<Listener>,
-        capture: Capture,
-        router: Router,
+        recorder: Recorder,
         notify: Notify,
     ) -> Self {
         let Wakers {
@@ -85,48 +70,27 @@ impl Engine {
             poll,
             signals,
             doorbell,
-            clock,
+            clock: recorder.clock(),
             listeners,
             first_listener: 0,
             streams: Vec::new(),
             ready: Vec::new(),
             turn: Vec::new(),
-            capture,
-            router,
-            is_starved: false,
-            outputs_rest_until: None,
+            recorder,
             accept_rests_until: None,
             accept_patience: Patience::default(),
             notify,
         }
     }
 
-    /// Captures until told to stop, or until no output is left. `start` is the first record.
-    pub(super) fn run(mut self, start: &Start) -> Result<Outcome, Error> {
-        self.make_room(None);
-        let now = Timestamp {
-            elapsed_us: 0,
-            ..self.clock.now()
-        };
-        self.capture.handle_start(start.clone(), now);
+    /// Captures until told to stop, or until no output is left.
+    pub(super) fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            match self.capture.shutdown.phase() {
-                Phase::Done(ending) => {
-                    self.say_ending(ending);
-                    return Ok(match ending {
-                        Ending::Whole => self.outcome(),
-                        Ending::DeadlinePassed if self.is_all_written() => self.outcome(),
-                        Ending::DeadlinePassed | Ending::Interrupted => Outcome::NotWhole,
-                    });
-                }
-                // Nobody is left to write to: the reader of a pipe went, or every output failed.
-                Phase::Running | Phase::Draining if self.router.have_all_ended() => {
-                    return Ok(self.outcome());
-                }
-                _ => {}
+            if let Some(outcome) = self.recorder.poll_outcome(self.has_unaccepted()) {
+                return Ok(outcome);
             }
-            self.send_if_idle();
+            self.recorder.send_if_idle();
             self.wait(&mut events)?;
             self.latch(&events);
             self.accept();
@@ -147,7 +111,7 @@ impl Engine {
         if timeout != Some(Duration::ZERO) {
             self.doorbell.arm();
             // The second look: an output may have rung before the bell was armed.
-            if self.have_outputs_made_room() {
+            if self.recorder.has_more_to_do() {
                 timeout = Some(Duration::ZERO);
             }
         }
@@ -163,25 +127,13 @@ impl Engine {
 
     /// Whether the next turn has something to do, whatever the kernel says.
     fn has_work(&self) -> bool {
-        let may_accept = self.capture.may_open() && self.accept_rests_until.is_none();
+        let may_accept = self.recorder.capture.may_open() && self.accept_rests_until.is_none();
         let accepts = may_accept && self.listeners.iter().any(|listener| listener.may_accept);
-        !self.is_starved && (accepts || !self.ready.is_empty())
-    }
-
-    fn have_outputs_made_room(&mut self) -> bool {
-        let now_us = self.clock.now().elapsed_us;
-        (self.is_starved
-            && self.router.pool.has_batch()
-            && self.router.waits_until_us(now_us).is_none())
-            || (self.capture.has_records() && self.router.is_any_idle())
+        !self.recorder.is_starved() && (accepts || !self.ready.is_empty())
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadlines = [
-            self.capture.deadline_us(),
-            self.accept_rests_until,
-            self.outputs_rest_until.filter(|_| self.is_starved),
-        ];
+        let deadlines = [self.recorder.deadline_us(), self.accept_rests_until];
         let next = deadlines.into_iter().flatten().min()?;
         let left = next.saturating_sub(self.clock.now().elapsed_us);
         Some(Duration::from_micros(left))
@@ -202,7 +154,7 @@ impl Engine {
                 }
             }
         }
-        self.is_starved = false;
+        self.recorder.begin_turn();
     }
 
     fn latch_stream(&mut self, slot: Slot, event: &Event) {
@@ -210,38 +162,6 @@ impl Engine {
         if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
             stream.has_ended |= event.is_read_closed() || event.is_error();
             list(&mut self.ready, slot, stream);
-        }
-    }
-
-    // --- batches ---------------------------------------------------------------------------------
-
-    /// Makes sure that the next event, of the connection at `slot` or of none, can be recorded.
-    /// `false` while the outputs hold all memory: then the loop waits for them.
-    fn make_room(&mut self, slot: Option<Slot>) -> bool {
-        if self.capture.has_room(slot) {
-            return true;
-        }
-        self.outputs_rest_until = self.router.waits_until_us(self.clock.now().elapsed_us);
-        if self.outputs_rest_until.is_some() {
-            self.is_starved = true;
-            return false;
-        }
-        if let Some(batch) = self.capture.poll_batch() {
-            self.router.send(batch);
-        }
-        let batch = self.router.pool.acquire();
-        self.is_starved = batch.is_none();
-        if let Some(batch) = batch {
-            self.capture.handle_batch(batch);
-        }
-        !self.is_starved
-    }
-
-    fn send_if_idle(&mut self) {
-        if self.capture.has_records() && self.router.is_any_idle() {
-            if let Some(batch) = self.capture.poll_batch() {
-                self.router.send(batch);
-            }
         }
     }
 
@@ -256,10 +176,10 @@ impl Engine {
             let nth = (self.first_listener + nth) % self.listeners.len();
             for _ in 0..ACCEPTS_A_TURN {
                 let rests = self.accept_rests_until.is_some();
-                if rests || !self.listeners[nth].may_accept || !self.capture.may_open() {
+                if rests || !self.listeners[nth].may_accept || !self.recorder.capture.may_open() {
                     break;
                 }
-                if !self.make_room(None) {
+                if !self.recorder.make_room(None) {
                     return;
                 }
                 match self.listeners[nth].accept() {
@@ -284,16 +204,17 @@ impl Engine {
 
     fn open(&mut self, accepted: Accepted) {
         let now = self.clock.now();
-        let slot = (self.capture).handle_open(&accepted.peer, &accepted.local, now);
+        let capture = &mut self.recorder.capture;
+        let slot = capture.handle_open(capture.next_conn(), &accepted.peer, &accepted.local, now);
         let mut stream = Stream::new(accepted.socket);
         let token = Token(FIRST_LISTENER + self.listeners.len() + slot.0);
         if let Err(error) = stream.register(self.poll.registry(), token) {
             let reason = CloseReason::Error(describe(&error).into());
-            self.capture.handle_close(slot, reason, now);
+            self.recorder.capture.handle_close(slot, reason, now);
             self.rest_accepting(error);
             return;
         }
-        if self.capture.shutdown.phase() != Phase::Running {
+        if self.recorder.capture.shutdown.phase() != Phase::Running {
             stream.retire(CloseReason::Shutdown);
         }
         // Most peers have sent something by now; if not, the read says so and the kernel will tell.
@@ -313,7 +234,7 @@ impl Engine {
                 stream.is_listed = false;
                 self.read_stream(slot);
             }
-            if self.is_starved {
+            if self.recorder.is_starved() {
                 // Those that did not get their turn keep their latch, behind the one that waits.
                 self.ready.extend_from_slice(&self.turn[nth + 1..]);
                 break;
@@ -323,20 +244,22 @@ impl Engine {
     }
 
     fn read_stream(&mut self, slot: Slot) {
-        let has_room = self.make_room(Some(slot));
+        let has_room = self.recorder.make_room(Some(slot));
         let Some(stream) = &mut self.streams[slot.0] else {
             return;
         };
         if !has_room {
             return list(&mut self.ready, slot, stream);
         }
-        match stream.read(self.capture.read_buffer(slot)) {
+        match stream.read(self.recorder.capture.read_buffer(slot)) {
             Read::Bytes(len) => {
                 // Read until there is nothing, as mio demands: a short read says little, for one ends
                 // before urgent data, and on a Unix socket behind every message with descriptors.
                 list(&mut self.ready, slot, stream);
                 stream.is_suspect = false;
-                self.capture.handle_read(slot, len, self.clock.now());
+                self.recorder
+                    .capture
+                    .handle_read(slot, len, self.clock.now());
             }
             Read::Nothing if mem::take(&mut stream.is_suspect) => {
                 stream.retire(CloseReason::IdleTimeout);
@@ -345,7 +268,7 @@ impl Engine {
             Read::Nothing => {}
             Read::Again => list(&mut self.ready, slot, stream),
             Read::Eof => {
-                self.capture.handle_eof(slot, self.clock.now());
+                self.recorder.capture.handle_eof(slot, self.clock.now());
                 self.close(slot, CloseReason::Eof);
             }
             Read::Over(reason) => self.close(slot, reason),
@@ -357,15 +280,20 @@ impl Engine {
         if let Some(stream) = self.streams[slot.0].take() {
             stream.close(&reason);
         }
-        self.capture.handle_close(slot, reason, self.clock.now());
+        self.recorder
+            .capture
+            .handle_close(slot, reason, self.clock.now());
         // A descriptor has come free: somebody may be waiting for it.
         self.accept_rests_until = None;
     }
 
     fn expire(&mut self) {
         let now = self.clock.now();
-        self.capture.shutdown.handle_timeout(now.elapsed_us);
-        while let Some((slot, reason)) = self.capture.poll_expired(now) {
+        self.recorder
+            .capture
+            .shutdown
+            .handle_timeout(now.elapsed_us);
+        while let Some((slot, reason)) = self.recorder.capture.poll_expired(now) {
             if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
                 // Silence is known only once the socket has been looked into: while the outputs held
                 // all memory, or this process was stopped, nobody did.
@@ -388,15 +316,14 @@ impl Engine {
             match signal {
                 SIGHUP => {
                     // What came before the signal belongs into the old file.
-                    if let Some(batch) = self.capture.poll_batch() {
-                        self.router.send(batch);
-                    }
-                    self.router.reopen(now);
+                    self.recorder.reopen();
                 }
-                SIGUSR1 => self.notify.say(Notice::Statistics(self.statistics())),
+                SIGUSR1 => self
+                    .notify
+                    .say(Notice::Statistics(self.recorder.statistics())),
                 _ => {
-                    let was_running = self.capture.shutdown.phase() == Phase::Running;
-                    self.capture.shutdown.handle_signal(now.elapsed_us);
+                    let was_running = self.recorder.capture.shutdown.phase() == Phase::Running;
+                    self.recorder.capture.shutdown.handle_stop(now.elapsed_us);
                     if was_running {
                         self.begin_drain();
                     }
@@ -409,7 +336,7 @@ impl Engine {
     /// read.
     fn begin_drain(&mut self) {
         self.notify.say(Notice::Stopping {
-            open: self.capture.totals().open,
+            open: self.recorder.capture.totals().open,
         });
         for listener in &mut self.listeners {
             listener.quiet();
@@ -425,64 +352,17 @@ impl Engine {
 
     /// Ends the capture once nobody is left to be read or accepted.
     fn drain(&mut self) {
-        match self.capture.shutdown.phase() {
-            Phase::Draining => {
-                let waits = self.listeners.iter().any(|listener| listener.may_accept);
-                if waits || self.capture.totals().open > 0 || !self.make_room(None) {
-                    return;
-                }
-                self.capture.handle_end(self.clock.now());
-                let last = self.capture.poll_batch();
-                self.router.finish(last);
-                self.capture.shutdown.handle_drained();
-            }
-            Phase::Flushing if self.router.have_all_ended() && self.router.chores() == 0 => {
-                self.capture.shutdown.handle_flushed();
-            }
-            _ => {}
+        let is_draining = self.recorder.capture.shutdown.phase() == Phase::Draining;
+        let open = self.recorder.capture.totals().open;
+        if is_draining && open == 0 && !self.has_unaccepted() {
+            self.recorder.end();
         }
+        self.recorder.flush();
     }
 
-    /// Whether the run's `end` was recorded and every output has finished.
-    fn is_all_written(&self) -> bool {
-        self.router.is_finishing() && self.router.have_all_ended()
-    }
-
-    fn say_ending(&self, ending: Ending) {
-        self.notify.say(match ending {
-            Ending::Whole => Notice::Finished(self.statistics()),
-            // Everything is written; what is done with files after that is another's.
-            Ending::DeadlinePassed if self.is_all_written() => {
-                self.notify.say(Notice::ChoresLeft {
-                    count: self.router.chores(),
-                });
-                Notice::Finished(self.statistics())
-            }
-            Ending::DeadlinePassed => Notice::DrainTimeout {
-                unread: self.capture.totals().open,
-                has_unaccepted: self.listeners.iter().any(|listener| listener.may_accept),
-                unwritten: self.router.unwritten(),
-            },
-            Ending::Interrupted => Notice::Interrupted,
-        });
-    }
-
-    fn outcome(&self) -> Outcome {
-        if self.router.has_any_failed() {
-            Outcome::NotWhole
-        } else {
-            Outcome::Whole
-        }
-    }
-
-    fn statistics(&self) -> Statistics {
-        let outputs = self.router.outputs();
-        Statistics {
-            elapsed: self.clock.now().elapsed(),
-            totals: self.capture.totals(),
-            buffered: (self.router.pool.charged(), self.router.pool.limit()),
-            outputs: outputs.iter().map(Output::statistics).collect(),
-        }
+    /// Whether somebody may wait to be accepted.
+    fn has_unaccepted(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.may_accept)
     }
 }
 

@@ -72,7 +72,12 @@ fn capture(bytes: &[u8], framing: Framing) -> Batch {
     let pool = BatchPool::new(ARENA_SIZE, 0, framing, Arc::new(Doorbell::new(|| {})));
     capture.handle_batch(pool.acquire().expect("an empty pool gives"));
     capture.handle_start(start(), clock.next());
-    let slot = capture.handle_open("192.0.2.9:50122", "192.0.2.1:1234", clock.next());
+    let slot = capture.handle_open(
+        capture.next_conn(),
+        "192.0.2.9:50122",
+        "192.0.2.1:1234",
+        clock.next(),
+    );
     for chunk in bytes.chunks(CHUNK) {
         assert!(capture.has_room(Some(slot)), "a sample fits one batch");
         capture.read_buffer(slot)[..chunk.len()].copy_from_slice(chunk);

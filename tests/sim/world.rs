@@ -206,7 +206,10 @@ impl World {
         let peer = format!("192.0.2.9:{}", 50_000 + id);
         let story = Story::new(peer.clone(), self.now.elapsed_us);
         self.ledger.stories.insert(id, story);
-        let slot = self.capture.handle_open(&peer, "192.0.2.1:1234", self.now);
+        let conn = self.capture.next_conn();
+        let slot = self
+            .capture
+            .handle_open(conn, &peer, "192.0.2.1:1234", self.now);
         assert!(
             self.peers.iter().all(|peer| peer.slot != slot),
             "a slot twice"
@@ -440,7 +443,7 @@ impl World {
     // --- the end ---------------------------------------------------------------------------------
 
     fn end(mut self, seen: &mut Coverage) {
-        self.capture.shutdown.handle_signal(self.now.elapsed_us);
+        self.capture.shutdown.handle_stop(self.now.elapsed_us);
         assert_eq!(self.capture.shutdown.phase(), Phase::Draining);
         let will_hang = self.rng.u8(0..4) == 0;
         while self.capture.shutdown.phase() == Phase::Draining {
@@ -482,9 +485,9 @@ impl World {
     fn end_early(&mut self, seen: &mut Coverage) {
         let began_us = self.now.elapsed_us;
         if self.rng.bool() {
-            self.capture.shutdown.handle_signal(began_us + 100_000);
+            self.capture.shutdown.handle_stop(began_us + 100_000);
             assert_eq!(self.capture.shutdown.phase(), Phase::Draining);
-            self.capture.shutdown.handle_signal(began_us + 250_000);
+            self.capture.shutdown.handle_stop(began_us + 250_000);
             assert_eq!(
                 self.capture.shutdown.phase(),
                 Phase::Done(Ending::Interrupted)

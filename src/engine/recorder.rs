@@ -1,0 +1,242 @@
+//! The capture core and the way from it to the outputs, as every loop drives them: room is made for
+//! an event before it is recorded, a batch leaves when it is full or an output is idle, and where the
+//! outputs hold all memory the loop is starved and waits for them.
+
+use std::io;
+use std::sync::Arc;
+
+use super::clock::SystemClock;
+use super::router::Router;
+use super::{Error, Outcome, Recording, system};
+use crate::capture::shutdown::{Ending, Phase};
+use crate::capture::{Capture, Slot};
+use crate::notice::{Notice, Notify, Statistics};
+use crate::output::{OpenOutput, Output, Surroundings};
+use crate::record::batch::{ARENA_SIZE, BatchPool};
+use crate::record::doorbell::Doorbell;
+use crate::record::time::Clock;
+use crate::record::{Framing, Start, Timestamp};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Recorder {
+    pub(super) capture: Capture,
+    router: Router,
+    clock: SystemClock,
+    notify: Notify,
+    /// Something was to be recorded and the outputs hold all memory.
+    is_starved: bool,
+    /// … or all outputs may miss records and are waited for, up to this time.
+    outputs_rest_until: Option<u64>,
+}
+
+impl Recorder {
+    /// Begins a run: the outputs start, and `start` is its first record.
+    pub(super) fn start(
+        recording: &Recording,
+        outputs: Vec<OpenOutput>,
+        doorbell: &Arc<Doorbell>,
+        start: Start,
+        notify: &Notify,
+    ) -> Result<Self, Error> {
+        let framing = recording.capture.framing;
+        // Outputs that may miss records hold half of the buffer at most, so that the others never
+        // wait for them.
+        let arena = arena_size(framing);
+        let missing = outputs.iter().filter(|output| output.may_miss()).count();
+        let buffer = (recording.buffer).max((2 + missing) * BatchPool::batch_cost(arena));
+        let share = buffer / 2 / missing.max(1);
+        let batches = BatchPool::new(arena, buffer, framing, Arc::clone(doorbell));
+        let clock = SystemClock::start();
+        let start = Arc::new(start);
+        let surroundings = Surroundings {
+            start: Arc::clone(&start),
+            options: recording.output_options.clone(),
+            doorbell: Arc::clone(doorbell),
+            clock: Arc::new(clock),
+            notify: notify.clone(),
+        };
+        let outputs = outputs
+            .into_iter()
+            .map(|output| output.run(share, &surroundings))
+            .collect::<io::Result<Vec<Output>>>()
+            .map_err(system("start an output"))?;
+        let mut recorder = Self {
+            capture: Capture::new(recording.capture.clone()),
+            router: Router::new(batches, outputs),
+            clock,
+            notify: notify.clone(),
+            is_starved: false,
+            outputs_rest_until: None,
+        };
+        recorder.make_room(None);
+        let now = Timestamp {
+            elapsed_us: 0,
+            ..clock.now()
+        };
+        recorder.capture.handle_start(Start::clone(&start), now);
+        Ok(recorder)
+    }
+
+    /// The clock that the run's time is read from.
+    pub(super) fn clock(&self) -> SystemClock {
+        self.clock
+    }
+
+    // --- batches ---------------------------------------------------------------------------------
+
+    /// Makes sure that the next event, of the connection at `slot` or of none, can be recorded.
+    /// `false` while the outputs hold all memory: then the loop waits for them.
+    pub(super) fn make_room(&mut self, slot: Option<Slot>) -> bool {
+        if self.capture.has_room(slot) {
+            return true;
+        }
+        self.outputs_rest_until = self.router.waits_until_us(self.clock.now().elapsed_us);
+        if self.outputs_rest_until.is_some() {
+            self.is_starved = true;
+            return false;
+        }
+        self.send();
+        let batch = self.router.pool.acquire();
+        self.is_starved = batch.is_none();
+        if let Some(batch) = batch {
+            self.capture.handle_batch(batch);
+        }
+        !self.is_starved
+    }
+
+    /// Sends what is recorded if it would be written at once.
+    pub(super) fn send_if_idle(&mut self) {
+        if self.capture.has_records() && self.router.is_any_idle() {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if let Some(batch) = self.capture.poll_batch() {
+            self.router.send(batch);
+        }
+    }
+
+    /// Whether something waits for room. Nothing more is read in this turn.
+    pub(super) fn is_starved(&self) -> bool {
+        self.is_starved
+    }
+
+    /// A turn begins: it may be tried again to make room.
+    pub(super) fn begin_turn(&mut self) {
+        self.is_starved = false;
+    }
+
+    /// The look behind the arming of the doorbell: whether what the loop would sleep for is there.
+    pub(super) fn has_more_to_do(&mut self) -> bool {
+        let now_us = self.clock.now().elapsed_us;
+        (self.is_starved
+            && self.router.pool.has_batch()
+            && self.router.waits_until_us(now_us).is_none())
+            || (self.capture.has_records() && self.router.is_any_idle())
+    }
+
+    /// When to look again, in microseconds since the start of the run.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        let outputs = self.outputs_rest_until.filter(|_| self.is_starved);
+        outputs.into_iter().chain(self.capture.deadline_us()).min()
+    }
+
+    /// Has every output open its file anew, behind what came so far.
+    pub(super) fn reopen(&mut self) {
+        self.send();
+        self.router.reopen(self.clock.now());
+    }
+
+    // --- the end ---------------------------------------------------------------------------------
+
+    /// Records the end of the run, if there is room, and has the outputs end behind it. Every
+    /// connection has been closed.
+    pub(super) fn end(&mut self) {
+        if !self.make_room(None) {
+            return;
+        }
+        self.capture.handle_end(self.clock.now());
+        let last = self.capture.poll_batch();
+        self.router.finish(last);
+        self.capture.shutdown.handle_drained();
+    }
+
+    /// Looks whether the outputs have written everything since they were told to end.
+    pub(super) fn flush(&mut self) {
+        let is_flushing = self.capture.shutdown.phase() == Phase::Flushing;
+        if is_flushing && self.router.have_all_ended() && self.router.chores() == 0 {
+            self.capture.shutdown.handle_flushed();
+        }
+    }
+
+    /// How the run has ended, if it has; said, too. `has_unaccepted` is whether somebody may still
+    /// wait to be accepted.
+    pub(super) fn poll_outcome(&self, has_unaccepted: bool) -> Option<Outcome> {
+        match self.capture.shutdown.phase() {
+            Phase::Done(ending) => {
+                self.say_ending(ending, has_unaccepted);
+                Some(match ending {
+                    Ending::Whole => self.outcome(),
+                    Ending::DeadlinePassed if self.is_all_written() => self.outcome(),
+                    Ending::DeadlinePassed | Ending::Interrupted => Outcome::NotWhole,
+                })
+            }
+            // Nobody is left to write to: the reader of a pipe went, or every output failed.
+            Phase::Running | Phase::Draining if self.router.have_all_gone() => Some(self.outcome()),
+            _ => None,
+        }
+    }
+
+    /// Whether the run's `end` was recorded and every output has finished.
+    fn is_all_written(&self) -> bool {
+        self.router.is_finishing() && self.router.have_all_ended()
+    }
+
+    fn say_ending(&self, ending: Ending, has_unaccepted: bool) {
+        self.notify.say(match ending {
+            Ending::Whole => Notice::Finished(self.statistics()),
+            // Everything is written; what is done with files after that is another's.
+            Ending::DeadlinePassed if self.is_all_written() => {
+                self.notify.say(Notice::ChoresLeft {
+                    count: self.router.chores(),
+                });
+                Notice::Finished(self.statistics())
+            }
+            Ending::DeadlinePassed => Notice::DrainTimeout {
+                unread: self.capture.totals().open,
+                has_unaccepted,
+                unwritten: self.router.unwritten(),
+            },
+            Ending::Interrupted => Notice::Interrupted,
+        });
+    }
+
+    fn outcome(&self) -> Outcome {
+        if self.router.has_any_failed() {
+            Outcome::NotWhole
+        } else {
+            Outcome::Whole
+        }
+    }
+
+    /// How things stand.
+    pub(super) fn statistics(&self) -> Statistics {
+        let outputs = self.router.outputs();
+        Statistics {
+            elapsed: self.clock.now().elapsed(),
+            totals: self.capture.totals(),
+            buffered: (self.router.pool.charged(), self.router.pool.limit()),
+            outputs: outputs.iter().map(Output::statistics).collect(),
+        }
+    }
+}
+
+/// An arena takes at least two of the longest lines, so that an empty one always has room.
+fn arena_size(framing: Framing) -> usize {
+    match framing {
+        Framing::Chunk => ARENA_SIZE,
+        Framing::Line { max } => ARENA_SIZE.max(2 * max),
+    }
+}
