@@ -7,6 +7,7 @@
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
+use super::canonical::{self, DataLine};
 use super::wire::{Kind, Misfit, Wire};
 use super::{LINE_LIMIT, VERSION};
 use crate::record::Record;
@@ -17,6 +18,9 @@ pub struct Reader<R> {
     input: R,
     name: String,
     line: Vec<u8>,
+    /// The line, where it is one of most; and its payload.
+    canonical: Option<DataLine>,
+    payload: Vec<u8>,
     line_number: u64,
     offset: u64,
     torn: Option<Torn>,
@@ -41,6 +45,8 @@ impl<R: BufRead> Reader<R> {
             input,
             name: name.into(),
             line: Vec::new(),
+            canonical: None,
+            payload: Vec::new(),
             line_number: 0,
             offset: 0,
             torn: None,
@@ -53,22 +59,48 @@ impl<R: BufRead> Reader<R> {
     /// # Errors
     /// [`ReadError`], naming the line. What follows it is not meant to be read.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
-        // Two steps, because a line that is no record must not stay borrowed while the next is read.
+        if !self.advance()? {
+            return Ok(None);
+        }
+        self.record().map(Some)
+    }
+
+    /// Goes to the next line that holds a record, for [`Reader::record`]; `false` at the end. Two
+    /// steps, because a line that is no record must not stay borrowed while the next is read.
+    ///
+    /// # Errors
+    /// As [`Reader::next_record`].
+    pub fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
             let start = self.offset;
             if !self.read_line()? {
-                return Ok(None);
+                return Ok(false);
             }
             match self.holds_record() {
-                Ok(true) => break,
+                Ok(true) => return Ok(true),
                 Ok(false) => {}
                 Err(error) => {
                     self.pass_torn_run(start, error)?;
-                    break;
+                    return Ok(true);
                 }
             }
         }
-        parse(&self.line).map_err(|cause| self.error(cause))
+    }
+
+    /// The record that [`Reader::advance`] came to.
+    ///
+    /// # Errors
+    /// As [`Reader::next_record`].
+    pub fn record(&self) -> Result<Record<'_>, ReadError> {
+        match &self.canonical {
+            Some(line) => Ok(line.record(&self.line, &self.payload)),
+            None => parse(&self.line).map_err(|cause| self.error(cause)),
+        }
+    }
+
+    /// What it reads from.
+    pub fn input(&self) -> &R {
+        &self.input
     }
 
     /// The last torn line so far.
@@ -136,7 +168,11 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Whether the line is a record that this version knows.
-    fn holds_record(&self) -> Result<bool, ReadError> {
+    fn holds_record(&mut self) -> Result<bool, ReadError> {
+        self.canonical = canonical::read(&self.line, &mut self.payload);
+        if self.canonical.is_some() {
+            return Ok(true);
+        }
         if self.line.trim_ascii().is_empty() {
             return Ok(false);
         }
@@ -159,7 +195,8 @@ impl<R: BufRead> Reader<R> {
 
 const KNOWN_TYPES: [&str; 7] = ["start", "open", "data", "eof", "close", "gap", "end"];
 
-fn parse(line: &[u8]) -> Result<Option<Record<'_>>, Cause> {
+/// Reads any line of a known type.
+pub(super) fn parse(line: &[u8]) -> Result<Record<'_>, Cause> {
     let wire: Wire<'_> = serde_json::from_slice(line).map_err(Cause::Json)?;
     wire.into_record().map_err(|misfit| match misfit {
         Misfit::Missing(key) => Cause::Missing(key),

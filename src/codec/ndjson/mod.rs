@@ -4,6 +4,7 @@
 //! encoder writes the same without going through it, because it is the hot path, and a property
 //! test holds the two together.
 
+mod canonical;
 mod decode;
 mod encode;
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use proptest::prelude::*;
 
+use super::decode::parse;
 use super::wire::Wire;
-use super::{Encoder, LINE_LIMIT, Reader};
+use super::{Encoder, LINE_LIMIT, Reader, canonical};
 use crate::codec::Audience;
 use crate::record::{
     Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
@@ -158,6 +159,24 @@ proptest! {
             }
             prop_assert!(reader.next_record().expect("the end").is_none());
             prop_assert_eq!(reader.torn(), None);
+        }
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_general_one_does(
+        record in record(),
+        at in any::<prop::sample::Index>(),
+        byte in any::<u8>(),
+    ) {
+        let whole = encode(&record, Audience::Program);
+        let mut changed = whole.clone();
+        changed[at.index(whole.len())] = byte;
+        for line in [whole, changed] {
+            let mut payload = Vec::new();
+            if let Some(short) = canonical::read(&line, &mut payload) {
+                let general = parse(&line).expect("the short way has read it");
+                prop_assert_eq!(short.record(&line, &payload), general);
+            }
         }
     }
 

@@ -203,8 +203,8 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
 }
 
 impl<'a> Wire<'a> {
-    /// The record, or `None` where its type is not one of this version's.
-    pub(super) fn into_record(self) -> Result<Option<Record<'a>>, Misfit> {
+    /// The record.
+    pub(super) fn into_record(self) -> Result<Record<'a>, Misfit> {
         let wall = WallTime::parse(&self.ts).ok_or(Misfit::Invalid("ts"))?;
         let time = Timestamp {
             wall,
@@ -242,9 +242,9 @@ impl<'a> Wire<'a> {
                     other => EndReason::Other(other.into()),
                 },
             },
-            _ => return Ok(None),
+            _ => return Err(Misfit::Invalid("type")),
         };
-        Ok(Some(Record { time, seq, event }))
+        Ok(Record { time, seq, event })
     }
 
     fn into_start(self) -> Result<Start, Misfit> {
