@@ -77,6 +77,8 @@ pub mod capture;
 pub mod cli;
 pub mod codec;
 pub mod engine;
+pub mod input;
 pub mod notice;
 pub mod output;
 pub mod record;
+pub mod replay;

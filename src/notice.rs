@@ -158,6 +158,14 @@ pub enum Notice {
         /// The output.
         output: String,
     },
+    /// A capture that is read ends in the middle. What stands before that is used.
+    TornCapture {
+        /// The capture.
+        name: String,
+        /// Its torn line, from 1, and where that begins, in bytes; `None` where a compressed stream
+        /// broke off between two lines.
+        line: Option<(u64, u64)>,
+    },
     /// How things stand, asked for.
     Statistics(Statistics),
     /// The run is over, and everything is written.

@@ -165,6 +165,14 @@ impl Wording {
             Notice::TornEnd { output } => format!(
                 "{output} ends in the middle of a line, as a crash leaves it; going on in a new line"
             ),
+            Notice::TornCapture { name, line } => match line {
+                Some((line, offset)) => format!(
+                    "{name}: line {line}, at byte {offset}, breaks off, as a crash leaves it; all before it is used"
+                ),
+                None => {
+                    format!("{name}: breaks off, as a crash leaves it; what can be read is used")
+                }
+            },
             Notice::DrainTimeout {
                 unread,
                 has_unaccepted,

@@ -8,6 +8,7 @@
 pub mod batch;
 pub mod doorbell;
 pub mod framing;
+pub mod selection;
 pub mod time;
 
 use std::borrow::Cow;

@@ -25,19 +25,25 @@ pub(crate) const RULES: [Rule; 9] = [
 ];
 
 /// Each room and the rooms that it may know, as `src/lib.rs` tells them.
-pub(crate) const ROOMS: [(&str, &[&str]); 7] = [
+pub(crate) const ROOMS: [(&str, &[&str]); 9] = [
     ("record", &[]),
     ("notice", &["record"]),
     ("codec", &["record"]),
     ("capture", &["record"]),
+    ("replay", &["record"]),
+    ("input", &["record", "notice", "codec"]),
     ("output", &["record", "notice", "codec"]),
     (
         "engine",
-        &["record", "notice", "codec", "capture", "output"],
+        &[
+            "record", "notice", "codec", "capture", "replay", "input", "output",
+        ],
     ),
     (
         "cli",
-        &["record", "notice", "codec", "capture", "output", "engine"],
+        &[
+            "record", "notice", "codec", "capture", "replay", "input", "output", "engine",
+        ],
     ),
 ];
 
@@ -47,8 +53,14 @@ const ROOMLESS: [&str; 2] = ["src/lib.rs", "src/main.rs"];
 /// Names that only some places may speak, wherever in a path they stand, and those places.
 const HOMES: [(&[&str], &[&str]); 12] = [
     (&["serde_json"], &["src/codec/"]),
-    (&["zstd"], &["src/output/compress.rs"]),
-    (&["flate2"], &["src/output/compress.rs"]),
+    (
+        &["zstd"],
+        &["src/output/compress.rs", "src/input/decompress.rs"],
+    ),
+    (
+        &["flate2"],
+        &["src/output/compress.rs", "src/input/decompress.rs"],
+    ),
     (&["mio"], &["src/engine/"]),
     (&["socket2"], &["src/engine/"]),
     (&["signal_hook"], &["src/engine/"]),
@@ -61,7 +73,12 @@ const HOMES: [(&[&str], &[&str]); 12] = [
     // The engine's one file is the socket that it listens on.
     (
         &["std", "fs"],
-        &["src/output/", "src/cli/", "src/engine/listen.rs"],
+        &[
+            "src/input/",
+            "src/output/",
+            "src/cli/",
+            "src/engine/listen.rs",
+        ],
     ),
 ];
 
@@ -239,7 +256,7 @@ fn check(rule: Rule, path: &str, text: &str, expected: &[usize]) {
 
 #[test]
 fn a_file_in_no_room_is_found() {
-    check(belongs_to_a_room, "src/replay/mod.rs", "", &[1]);
+    check(belongs_to_a_room, "src/tape/mod.rs", "", &[1]);
     check(belongs_to_a_room, "src/recording.rs", "", &[1]);
     for path in [
         "src/lib.rs",

@@ -98,6 +98,11 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
+    /// What errors call it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What it reads from.
     pub fn input(&self) -> &R {
         &self.input
@@ -245,14 +250,17 @@ pub enum Cause {
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: line {}: {}", self.name, self.line, self.cause)
+        match self.line {
+            0 => write!(f, "{}: {}", self.name, self.cause),
+            line => write!(f, "{}: line {line}: {}", self.name, self.cause),
+        }
     }
 }
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Io(error) => error.fmt(f),
+            Self::Io(error) => write!(f, "cannot be read: {error}"),
             Self::TooLong => write!(f, "longer than {} MiB, not a capture", LINE_LIMIT >> 20),
             Self::Json(error) => write!(f, "not a capture record: {error}"),
             Self::Newer(v) => write!(

@@ -1,0 +1,243 @@
+//! Captures that are read: files and standard input, one behind the other, compressed or not.
+//!
+//! All are looked at before the first record is read, so that one that cannot be opened is known
+//! while nothing has been done yet. A file is then read once and in flat memory, whatever its size.
+
+mod decompress;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::codec::ndjson::{Cause, ReadError, Reader};
+use crate::notice::{Notice, Notify, describe};
+use crate::record::Record;
+use decompress::Body;
+
+/// A place that a capture is read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Standard input.
+    Stdin,
+    /// A file; a pipe or a device, too.
+    File(PathBuf),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("standard input"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A source that cannot be read.
+#[derive(Debug)]
+pub struct OpenError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (path, error) = (self.path.display(), describe(&self.error));
+        write!(f, "cannot open {path}: {error}")
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// A source that was looked at.
+#[derive(Debug)]
+enum Seen {
+    Stdin,
+    /// A regular file, opened when it is its turn: there may be more of them than descriptors.
+    Regular(PathBuf, u64),
+    /// Anything else is opened once and kept: a pipe loses its writer if it is closed.
+    Other(PathBuf, Option<File>),
+}
+
+impl Seen {
+    fn look(source: &Source) -> Result<Self, OpenError> {
+        let Source::File(path) = source else {
+            return Ok(Self::Stdin);
+        };
+        let failed = |error| OpenError {
+            path: path.clone(),
+            error,
+        };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if metadata.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        Ok(if metadata.is_file() {
+            Self::Regular(path.clone(), metadata.len())
+        } else {
+            Self::Other(path.clone(), Some(file))
+        })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Stdin => Source::Stdin.to_string(),
+            Self::Regular(path, _) | Self::Other(path, _) => path.display().to_string(),
+        }
+    }
+
+    fn open(&mut self) -> io::Result<Box<dyn Read + Send>> {
+        Ok(match self {
+            Self::Stdin => Box::new(io::stdin()),
+            Self::Regular(path, _) => Box::new(File::open(Path::new(path))?),
+            Self::Other(_, file) => match file.take() {
+                Some(file) => Box::new(file),
+                None => return Err(io::Error::other("it can be read only once")),
+            },
+        })
+    }
+}
+
+/// The records of several captures, in the order in which they were given.
+#[derive(Debug)]
+pub struct Captures {
+    sources: Vec<Seen>,
+    next: usize,
+    reader: Option<Reader<Body>>,
+    consumed: Arc<AtomicU64>,
+    torn: u64,
+    notify: Notify,
+}
+
+impl Captures {
+    /// Looks at every source.
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub fn open(sources: &[Source], notify: &Notify) -> Result<Self, OpenError> {
+        Ok(Self {
+            sources: sources.iter().map(Seen::look).collect::<Result<_, _>>()?,
+            next: 0,
+            reader: None,
+            consumed: Arc::default(),
+            torn: 0,
+            notify: notify.clone(),
+        })
+    }
+
+    /// Goes to the next record, for [`Captures::record`]; `false` at the end of the last capture. One
+    /// that ends in the middle of a line, or of a compressed stream, is good up to there; it is said
+    /// where.
+    ///
+    /// # Errors
+    /// What cannot be read, or is no capture: naming it, and the line.
+    pub fn advance(&mut self) -> Result<bool, ReadError> {
+        loop {
+            if let Some(reader) = &mut self.reader {
+                if reader.advance()? {
+                    return Ok(true);
+                }
+                self.end_capture();
+            }
+            let Some(source) = self.sources.get_mut(self.next) else {
+                return Ok(false);
+            };
+            self.next += 1;
+            let name = source.name();
+            let body = source
+                .open()
+                .and_then(|file| Body::new(Box::new(Counted(file, Arc::clone(&self.consumed)))));
+            let body = body.map_err(|error| ReadError {
+                name: name.clone(),
+                line: 0,
+                cause: Cause::Io(error),
+            })?;
+            self.reader = Some(Reader::new(name, body));
+        }
+    }
+
+    fn end_capture(&mut self) {
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        let torn = reader.torn();
+        if torn.is_some() || reader.input().is_cut() {
+            self.torn += 1;
+            self.notify.say(Notice::TornCapture {
+                name: reader.name().to_owned(),
+                line: torn.map(|torn| (torn.line, torn.offset)),
+            });
+        }
+    }
+
+    /// The record that [`Captures::advance`] came to.
+    ///
+    /// # Errors
+    /// What is no record: naming the capture and the line.
+    pub fn record(&self) -> Result<Record<'_>, ReadError> {
+        let reader = self.reader.as_ref();
+        reader.expect("`advance` came to a record").record()
+    }
+
+    /// Begins again with the first.
+    pub fn rewind(&mut self) {
+        self.next = 0;
+        self.reader = None;
+    }
+
+    /// Whether every source can be read again: they are regular files.
+    pub fn are_files(&self) -> bool {
+        let mut sources = self.sources.iter();
+        sources.all(|source| matches!(source, Seen::Regular(..)))
+    }
+
+    /// Whether the next record may have to be waited for: the whole of it has not come yet, and who
+    /// writes it is another program.
+    pub fn would_wait(&self) -> bool {
+        let is_file = matches!(
+            self.next.checked_sub(1).map(|nth| &self.sources[nth]),
+            Some(Seen::Regular(..))
+        );
+        let buffered = self.reader.as_ref().map(|reader| reader.input().buffered());
+        !is_file && memchr::memchr(b'\n', buffered.unwrap_or_default()).is_none()
+    }
+
+    /// Bytes read so far, as they lie in the files.
+    pub fn consumed(&self) -> u64 {
+        self.consumed.load(Relaxed)
+    }
+
+    /// Bytes of all of them, as they lie in the files, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.sources
+            .iter()
+            .map(|source| match source {
+                Seen::Regular(_, len) => Some(*len),
+                Seen::Stdin | Seen::Other(..) => None,
+            })
+            .sum()
+    }
+
+    /// Captures so far that were torn.
+    pub fn torn(&self) -> u64 {
+        self.torn
+    }
+}
+
+/// Counts the bytes that are read.
+struct Counted<R>(R, Arc<AtomicU64>);
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.0.read(buffer)?;
+        self.1.fetch_add(len as u64, Relaxed);
+        Ok(len)
+    }
+}
