@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::record::Totals;
+use crate::record;
+use crate::replay::{Ended, Tally, Totals};
 
 /// Something a person should know.
 #[derive(Debug)]
@@ -166,10 +167,52 @@ pub enum Notice {
         /// broke off between two lines.
         line: Option<(u64, u64)>,
     },
+    /// A session of a replay failed.
+    SessionFailed(Ended),
+    /// How far a replay has come. Told only where somebody looks.
+    Progress(Progress),
+    /// A replay is over.
+    Replayed(Box<Replayed>),
     /// How things stand, asked for.
     Statistics(Statistics),
     /// The run is over, and everything is written.
     Finished(Statistics),
+}
+
+/// How far a replay has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Since it began.
+    pub elapsed: Duration,
+    /// Sessions that are being played.
+    pub active: usize,
+    /// Sessions that are over, and those of them that failed.
+    pub over: (u64, u64),
+    /// Sessions in the captures, once all has been read.
+    pub sessions: Option<u64>,
+    /// Bytes sent and received.
+    pub bytes: (u64, u64),
+    /// Position in the recording.
+    pub at: Duration,
+    /// How long it still takes at its speed, once all has been read; nothing at the highest.
+    pub left: Option<Duration>,
+    /// How much of the captures has been played, of 1, where their size is known.
+    pub played: Option<f64>,
+}
+
+/// A replay that is over.
+#[derive(Clone, Debug)]
+pub struct Replayed {
+    /// What was played.
+    pub tally: Tally,
+    /// What was found in the captures.
+    pub found: Totals,
+    /// From the first step to the last answer.
+    pub elapsed: Duration,
+    /// Sessions whose failure was not said.
+    pub unsaid: u64,
+    /// One entry an output.
+    pub outputs: Vec<OutputStatistics>,
 }
 
 /// What an earlier run left half done.
@@ -216,7 +259,7 @@ pub struct Statistics {
     /// Since the start of the run.
     pub elapsed: Duration,
     /// What was captured.
-    pub totals: Totals,
+    pub totals: record::Totals,
     /// Bytes that batches hold, and may hold.
     pub buffered: (usize, usize),
     /// One entry an output.

@@ -4,6 +4,8 @@
 // The comments here are the help text, where brackets are brackets.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -11,6 +13,8 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::engine::address::Address;
 use crate::output::options::SyncPolicy;
+use crate::record::WallTime;
+use crate::replay::Speed;
 
 /// Capture what arrives on a TCP port: every byte, with its time, connection and peer.
 #[derive(Debug, Parser)]
@@ -27,13 +31,16 @@ Examples:
   wiretape listen 1234                      watch what clients send
   wiretape listen 1234 -o device.ndjson     keep it, as a capture
   wiretape listen 1234 --json | jq .        look into it
-  wiretape listen 1234 --raw > device.log   bytes only";
+  wiretape listen 1234 --raw > device.log   bytes only
+  wiretape replay device.ndjson host:9000   send it again, as it came";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Accept connections and capture what they send
     Listen(Listen),
+    /// Send captured sessions again, to another server
+    Replay(Replay),
 }
 
 /// `wiretape listen`.
@@ -47,13 +54,166 @@ pub struct Listen {
     #[arg(required = true, value_name = "ADDR")]
     pub addresses: Vec<Address>,
 
+    // No documentation: clap would take it for the command's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
+    ///
+    /// More than the open-file limit allows are never open: some descriptors are kept for outputs.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_conns: Option<u32>,
+
+    /// Close a connection that sends nothing for this long
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub idle_timeout: Option<Duration>,
+
+    /// Close a connection that is older than this
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    pub max_age: Option<Duration>,
+}
+
+const LISTEN_EXAMPLES: &str = "\
+Examples:
+  wiretape listen 1234                         watch what clients send, safely escaped
+  wiretape listen 1234 -o device.ndjson -o -   keep it and watch it
+  wiretape listen 1234 -o dev.ndjson --rotate 100MiB --keep 10 --compress zstd
+  wiretape listen 1234 -o 'logs/{peer_ip}-{conn}.bin'   a file a connection
+  wiretape listen 1234 --json | jq -ac --unbuffered 'select(.type==\"data\") | [.peer, .text]'
+  wiretape listen 127.0.0.1:1234 '[::1]:1234'  two addresses";
+
+// One line a paragraph: clap breaks them where the terminal does.
+const AFTER_LISTEN: &str = "\
+Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
+
+Signals: INT and TERM stop accepting, read what the peers have delivered, write it and exit; a \
+second one exits at once. HUP opens the output files anew. USR1 prints statistics.
+
+Exit status: 0 done; 1 failure; 2 usage; 3 ended, but something is missing and was named.";
+
+/// `wiretape replay`.
+#[derive(Debug, clap::Args)]
+#[command(before_help = REPLAY_EXAMPLES, after_long_help = AFTER_REPLAY)]
+pub struct Replay {
+    /// Captures to send, in this order; - is standard input
+    ///
+    /// NDJSON as `wiretape listen -o FILE.ndjson` writes it, compressed (.zst, .gz) or not, filtered
+    /// by jq or not. What stands in front of a torn end is used.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Where to send it: HOST:PORT, [IPV6]:PORT or unix:PATH
+    ///
+    /// All addresses that HOST stands for are tried. A port alone is one of this machine.
+    #[arg(required = true, value_name = "TARGET")]
+    pub target: Address,
+
+    /// How fast: a factor, or max for as fast as the target takes it
+    #[arg(long, default_value = "1", value_name = "FACTOR")]
+    pub speed: Speed,
+
+    /// Cut silences in the recording to this length
+    #[arg(long, value_parser = any_duration, value_name = "DURATION")]
+    pub max_gap: Option<Duration>,
+
+    /// What a send waits for: its time, or also the replies that had come before it
+    #[arg(long, value_enum, default_value_t = PaceArg::Time, value_name = "PACE")]
+    pub pace: PaceArg,
+
+    /// Sessions at once at most [default: as recorded]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub jobs: Option<u32>,
+
+    /// Send everything N times, one time after the other
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub repeat: u64,
+
+    /// How long a session waits for the target: to connect, to take bytes, to reply, to end
+    #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
+    pub timeout: Duration,
+
+    /// Print what would be sent and when, and connect to nobody
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Only these connections: 3, 3,5 or 10-20
+    #[arg(long, value_parser = conns, value_delimiter = ',', value_name = "ID", help_heading = SELECTION)]
+    pub conn: Vec<RangeInclusive<u64>>,
+
+    /// Only these peers, as records show them; * and ? stand for any characters and for one
+    #[arg(long, value_name = "GLOB", help_heading = SELECTION)]
+    pub peer: Vec<String>,
+
+    /// Only records of this time or later, such as 2026-11-22T12:02:59Z
+    #[arg(long, value_parser = time, value_name = "TIME", help_heading = SELECTION)]
+    pub since: Option<WallTime>,
+
+    /// Only records before this time
+    #[arg(long, value_parser = time, value_name = "TIME", help_heading = SELECTION)]
+    pub until: Option<WallTime>,
+
+    /// Send what came in from the peer, or what went out to it
+    #[arg(long, value_enum, default_value_t = DirArg::In, value_name = "DIR", help_heading = SELECTION)]
+    pub dir: DirArg,
+
+    // No documentation: clap would take it for the command's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+}
+
+const SELECTION: &str = "Selection";
+
+/// What sends wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PaceArg {
+    /// Their time
+    Time,
+    /// Their time, and as many bytes of replies as had come before them in the recording
+    Reply,
+}
+
+/// Whose bytes are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DirArg {
+    /// What the peer had sent
+    In,
+    /// What had been sent to the peer
+    Out,
+}
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  wiretape replay device.ndjson staging:9000             with the timing it had
+  wiretape replay device.2*.zst device.ndjson host:9000  a rotated capture
+  wiretape replay device.ndjson host:9000 --speed 10 --max-gap 1s
+  wiretape replay db.ndjson localhost:6379 --pace reply --speed max -o answers.ndjson
+  jq -c 'select(.conn==3)' device.ndjson | wiretape replay - host:9000
+  wiretape replay device.ndjson host:9000 --dry-run      what would be sent, and when";
+
+const AFTER_REPLAY: &str = "\
+It ends when every session has ended and the target has closed or been silent for --timeout. \
+Standard error then says how many sessions were played and how late sends were. With -o the answers \
+are captured, in the same format; connection N is session N.
+
+Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
+
+Signals: INT and TERM close every session and end it. HUP opens the output files anew. USR1 prints \
+how far it has come.
+
+Exit status: 0 all was sent; 1 failure, or nobody could be connected to; 2 usage; 3 some session \
+failed, or the capture was torn or has gaps.";
+
+/// Where records go, and how the outputs behave: the same for every subcommand that captures.
+#[derive(Debug, clap::Args)]
+pub struct OutputArgs {
     /// Write to PATH as FORMAT: text, hex, json or raw; may be given several times
     ///
     /// `-` is standard output. Without FORMAT the extension tells: .ndjson, .jsonl and .json are
     /// json, .txt and .log are text, all else is raw; standard output is text. With .zst or .gz
     /// behind that it is compressed. An existing file is appended to. {conn}, {peer_ip},
     /// {peer_port}, {local_port}, {date} and {run} in PATH make a file for each of their values.
-    /// Without any output there is text on standard output.
     #[arg(short, long = "output", value_name = "[FORMAT:]PATH")]
     pub outputs: Vec<String>,
 
@@ -127,20 +287,6 @@ pub struct Listen {
     #[arg(long, value_enum, value_name = "POLICY")]
     pub on_stall: Option<Stall>,
 
-    /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
-    ///
-    /// More than the open-file limit allows are never open: some descriptors are kept for outputs.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_conns: Option<u32>,
-
-    /// Close a connection that sends nothing for this long
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub idle_timeout: Option<Duration>,
-
-    /// Close a connection that is older than this
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
-    pub max_age: Option<Duration>,
-
     /// How long to read and write what is left when told to stop
     #[arg(long, value_parser = duration, default_value = "5s", value_name = "DURATION")]
     pub drain: Duration,
@@ -153,24 +299,6 @@ pub struct Listen {
     #[arg(short, long)]
     pub quiet: bool,
 }
-
-const LISTEN_EXAMPLES: &str = "\
-Examples:
-  wiretape listen 1234                         watch what clients send, safely escaped
-  wiretape listen 1234 -o device.ndjson -o -   keep it and watch it
-  wiretape listen 1234 -o dev.ndjson --rotate 100MiB --keep 10 --compress zstd
-  wiretape listen 1234 -o 'logs/{peer_ip}-{conn}.bin'   a file a connection
-  wiretape listen 1234 --json | jq -ac --unbuffered 'select(.type==\"data\") | [.peer, .text]'
-  wiretape listen 127.0.0.1:1234 '[::1]:1234'  two addresses";
-
-// One line a paragraph: clap breaks them where the terminal does.
-const AFTER_LISTEN: &str = "\
-Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
-
-Signals: INT and TERM stop accepting, read what the peers have delivered, write it and exit; a \
-second one exits at once. HUP opens the output files anew. USR1 prints statistics.
-
-Exit status: 0 done; 1 failure; 2 usage; 3 ended, but something is missing and was named.";
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -236,4 +364,34 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// A duration, zero among them.
+fn any_duration(text: &str) -> Result<Duration, String> {
+    match text {
+        "0" => Ok(Duration::ZERO),
+        _ => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// `3` or `10-20`.
+fn conns(text: &str) -> Result<RangeInclusive<u64>, &'static str> {
+    let number = |text: &str| text.parse::<u64>();
+    let range = match text.split_once('-') {
+        None => number(text).map(|conn| conn..=conn),
+        Some((first, last)) => {
+            number(first).and_then(|first| number(last).map(|last| first..=last))
+        }
+    };
+    match range {
+        Ok(range) if !range.is_empty() => Ok(range),
+        _ => Err("a connection is a number, or two for all between them, as in 10-20"),
+    }
+}
+
+/// RFC 3339 in UTC; the `T` and the `Z` may be left out.
+fn time(text: &str) -> Result<WallTime, &'static str> {
+    humantime::parse_rfc3339_weak(text)
+        .map(WallTime::from)
+        .map_err(|_| "a time is written in UTC, as in 2026-11-22T12:02:59Z")
 }

@@ -1,10 +1,14 @@
 //! The command line: what was typed, what is meant by it, and what is said back.
 //!
-//! [`args`] is clap's tree and nothing else; `plan` turns what was typed into a validated
-//! [`engine::Config`], with strings ending there; `report` gives every notice its words.
+//! [`args`] is clap's tree and nothing else; `plan` and `outputs` turn what was typed into a validated
+//! configuration of the engine, with strings ending there; `report` gives every notice its words, and
+//! `progress` draws how far a replay has come. `dry_run` prints a replay instead of playing it.
 
 pub mod args;
+mod dry_run;
+mod outputs;
 mod plan;
+mod progress;
 mod report;
 
 use std::ffi::OsString;
@@ -37,14 +41,38 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(status::USAGE));
         }
     };
-    let Command::Listen(listen) = args.command;
-    let plan = match plan::listen(&listen) {
+    match &args.command {
+        Command::Listen(args) => listen(args),
+        Command::Replay(args) => replay(args),
+    }
+}
+
+fn listen(args: &args::Listen) -> ExitCode {
+    let plan = match plan::listen(args) {
         Ok(plan) => plan,
         Err(error) => return fail(&error, status::USAGE),
     };
-    let reporter = Reporter::new(listen.quiet, plan.recording.outputs.len());
+    let reporter = Reporter::new(args.output.quiet, plan.recording.outputs.len());
     let result = engine::listen(&plan, &reporter.notify());
     reporter.finish();
+    conclude(result)
+}
+
+fn replay(args: &args::Replay) -> ExitCode {
+    let plan = match plan::replay(args) {
+        Ok(plan) => plan,
+        Err(error) => return fail(&error, status::USAGE),
+    };
+    let reporter = Reporter::new(args.output.quiet, plan.recording.outputs.len());
+    let result = match args.dry_run {
+        true => dry_run::print(&plan, &reporter.notify()),
+        false => engine::replay::replay(&plan, &reporter.notify()),
+    };
+    reporter.finish();
+    conclude(result)
+}
+
+fn conclude(result: Result<Outcome, engine::Error>) -> ExitCode {
     match result {
         Ok(Outcome::Whole) => ExitCode::SUCCESS,
         Ok(Outcome::NotWhole) => ExitCode::from(status::NOT_WHOLE),

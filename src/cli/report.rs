@@ -1,14 +1,18 @@
 //! What is said to a person: every notice's words, on standard error.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
-use crate::notice::{Notice, Notify, Recovered, Statistics, describe};
+use super::progress::{Bar, line};
+use crate::codec::escaped;
+use crate::notice::{
+    Notice, Notify, OutputStatistics, Progress, Recovered, Replayed, Statistics, describe,
+};
 
 /// Says `message` on standard error, as one line of this program. Nothing can be done if that fails.
 pub(super) fn say(message: &dyn fmt::Display) {
@@ -35,6 +39,8 @@ pub(super) struct Reporter {
 #[derive(Debug)]
 enum Message {
     Line(String),
+    /// How far it has come: drawn.
+    Progress(Progress),
     /// All lines before this have been said: tell so.
     Flush(SyncSender<()>),
 }
@@ -44,10 +50,15 @@ impl Reporter {
     pub(super) fn new(is_quiet: bool, outputs: usize) -> Self {
         let (speaker, messages) = sync_channel(WAITING_LINES);
         std::thread::spawn(move || {
+            let is_terminal = io::stderr().is_terminal();
+            let mut bar = Bar::default();
             for message in messages {
                 match message {
-                    Message::Line(line) => say(&line),
+                    Message::Line(line) => bar.above(|| say(&line)),
+                    Message::Progress(progress) if is_terminal => bar.show(&progress),
+                    Message::Progress(progress) => say(&line(&progress)),
                     Message::Flush(done) => {
+                        bar.clear();
                         let _ = done.send(());
                     }
                 }
@@ -61,6 +72,9 @@ impl Reporter {
     pub(super) fn notify(&self) -> Notify {
         let (speaker, wording) = (self.speaker.clone(), Arc::clone(&self.wording));
         Notify::new(move |notice| {
+            if let Notice::Progress(progress) = &notice {
+                let _ = speaker.try_send(Message::Progress(*progress));
+            }
             for line in wording.lines(&notice) {
                 let _ = speaker.try_send(Message::Line(line));
             }
@@ -179,6 +193,19 @@ impl Wording {
                 unwritten,
             } => drain_timeout(*unread, *has_unaccepted, unwritten),
             Notice::Interrupted => "told twice to stop: what was left to write is lost".to_owned(),
+            Notice::SessionFailed(ended) => format!(
+                "session {} (#{} {}) failed after {}: {}",
+                ended.session,
+                ended.origin.conn,
+                escaped(ended.origin.peer.as_bytes()),
+                counted(ended.sent, "byte"),
+                ended
+                    .failure
+                    .as_ref()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
+            ),
+            Notice::Progress(_) => return Vec::new(),
             Notice::Statistics(statistics) => return statistics_lines(statistics),
             _ if self.is_quiet => return Vec::new(),
             Notice::OutputClosed { output } if self.outputs > 1 => {
@@ -209,6 +236,7 @@ impl Wording {
                 format!("stopping: reading what {} sent", connections(*open))
             }
             Notice::Finished(statistics) => return statistics_lines(statistics),
+            Notice::Replayed(replayed) => return replayed_lines(replayed),
         };
         vec![line]
     }
@@ -233,20 +261,70 @@ fn records(count: u64) -> String {
     counted(count, "record")
 }
 
-fn counted(count: u64, thing: &str) -> String {
+pub(super) fn counted(count: u64, thing: &str) -> String {
     match count {
         1 => format!("1 {thing}"),
         _ => format!("{count} {thing}s"),
     }
 }
 
+fn replayed_lines(replayed: &Replayed) -> Vec<String> {
+    let (tally, found) = (&replayed.tally, &replayed.found);
+    let mut lines = vec![format!(
+        "replayed {}, {} failed; {} with {} sent, {} received; took {}, recorded in {}",
+        counted(tally.done + tally.failed, "session"),
+        tally.failed,
+        records(tally.sends),
+        bytes(tally.sent),
+        bytes(tally.received),
+        milliseconds(replayed.elapsed),
+        milliseconds(Duration::from_micros(found.length_us)),
+    )];
+    if let Some([p50, p99, max]) = tally.lateness_us() {
+        lines.push(format!(
+            "sends were late by {p50}us (p50), {p99}us (p99), {max}us (max); {} of {} by more than 1ms",
+            tally.late,
+            tally.lateness.len(),
+        ));
+    }
+    if replayed.unsaid > 0 {
+        lines.push(format!(
+            "{} failed beside those named above",
+            counted(replayed.unsaid, "session")
+        ));
+    }
+    if tally.quiet > 0 {
+        lines.push(format!(
+            "{} ended with the target still open, and silent for as long as --timeout allows",
+            counted(tally.quiet, "session")
+        ));
+    }
+    if found.missing > 0 {
+        lines.push(format!(
+            "{} within sessions are not in the captures and were passed over",
+            counted(found.missing, "byte")
+        ));
+    }
+    if found.gaps > 0 {
+        lines.push(format!(
+            "the captures tell of {}: what was missed in them was not sent",
+            counted(found.gaps, "gap")
+        ));
+    }
+    lines.extend(replayed.outputs.iter().map(output_line));
+    lines
+}
+
+fn milliseconds(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(duration.as_millis() as u64))
+}
+
 fn statistics_lines(statistics: &Statistics) -> Vec<String> {
     let totals = statistics.totals;
     let (held, limit) = statistics.buffered;
-    let elapsed = Duration::from_millis(statistics.elapsed.as_millis() as u64);
     let mut lines = vec![format!(
         "ran {}; {}, {} open; {} in, {}; buffer {} of {}",
-        humantime::format_duration(elapsed),
+        milliseconds(statistics.elapsed),
         connections(totals.opened),
         totals.open,
         bytes(totals.bytes),
@@ -254,21 +332,23 @@ fn statistics_lines(statistics: &Statistics) -> Vec<String> {
         bytes(held as u64),
         bytes(limit as u64),
     )];
-    lines.extend(statistics.outputs.iter().map(|output| {
-        let missed = match output.missed {
-            0 => String::new(),
-            missed => format!(", {} missed", records(missed)),
-        };
-        format!(
-            "{}: {} written, {} waiting{missed}",
-            output.name,
-            bytes(output.written),
-            records(output.waiting)
-        )
-    }));
+    lines.extend(statistics.outputs.iter().map(output_line));
     lines
 }
 
-fn bytes(count: u64) -> String {
+fn output_line(output: &OutputStatistics) -> String {
+    let missed = match output.missed {
+        0 => String::new(),
+        missed => format!(", {} missed", records(missed)),
+    };
+    format!(
+        "{}: {} written, {} waiting{missed}",
+        output.name,
+        bytes(output.written),
+        records(output.waiting)
+    )
+}
+
+pub(super) fn bytes(count: u64) -> String {
     ByteSize(count).display().iec().to_string()
 }

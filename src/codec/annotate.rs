@@ -61,6 +61,7 @@ impl Annotator {
                     CloseReason::IdleTimeout => "idle for too long",
                     CloseReason::Limit => "open for too long",
                     CloseReason::Shutdown => "wiretape is stopping",
+                    CloseReason::Done => "replayed reset",
                     CloseReason::Error(text) | CloseReason::Other(text) => text,
                 };
                 let duration = Duration::from_micros(close.duration_us);

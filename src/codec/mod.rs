@@ -13,6 +13,14 @@ use std::str::FromStr;
 
 use crate::record::{Event, Record};
 
+/// Bytes as a person reads them and no terminal obeys them: printable text as it is, all else as
+/// escapes.
+pub fn escaped(bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    annotate::escape_bytes(bytes, &mut out);
+    String::from_utf8(out).expect("escapes are ASCII, and the rest is text")
+}
+
 /// What an output looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {

@@ -8,11 +8,15 @@
 
 pub mod address;
 mod clock;
+mod dial;
+mod feed;
 pub mod limits;
 mod listen;
 mod recorder;
+pub mod replay;
 mod router;
 mod stream;
+mod timer;
 mod turn;
 
 use std::fmt;
@@ -26,11 +30,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::capture;
+use crate::codec::ndjson::ReadError;
+use crate::input;
 use crate::notice::{Notice, Notify, describe};
 use crate::output::{self, OutputSpec};
 use crate::record::doorbell::Doorbell;
 use crate::record::{RunId, Start};
 use address::Address;
+pub use dial::ResolveError;
 use listen::BoundSocket;
 pub use listen::ListenError;
 use recorder::Recorder;
@@ -79,6 +86,18 @@ pub enum Error {
     Listen(ListenError),
     /// An output cannot be opened.
     Output(output::OpenError),
+    /// A capture cannot be opened.
+    Input(input::OpenError),
+    /// What is to be replayed cannot be read, or is no capture.
+    Read(ReadError),
+    /// The target's name stands for no address.
+    Resolve(ResolveError),
+    /// Nothing in the captures is a session, or none is selected.
+    NothingToReplay,
+    /// Replies were to be waited for, and none were recorded.
+    NoReplies,
+    /// No session could connect to this target, for this reason.
+    Unreachable(String, Box<str>),
     /// The system refused something that every run needs.
     System(&'static str, io::Error),
 }
@@ -88,6 +107,18 @@ impl fmt::Display for Error {
         match self {
             Self::Listen(error) => error.fmt(f),
             Self::Output(error) => error.fmt(f),
+            Self::Input(error) => error.fmt(f),
+            Self::Read(error) => error.fmt(f),
+            Self::Resolve(error) => error.fmt(f),
+            Self::NothingToReplay => {
+                f.write_str("nothing to replay: no session in the captures, or none is selected")
+            }
+            Self::NoReplies => f.write_str(
+                "--pace reply: the captures hold no replies (records that went the other way) to wait for",
+            ),
+            Self::Unreachable(target, why) => {
+                write!(f, "no session could connect to {target}: {why}")
+            }
             Self::System(action, error) => {
                 write!(f, "cannot {action}: {}", describe(error))
             }

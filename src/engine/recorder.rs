@@ -194,16 +194,20 @@ impl Recorder {
         self.router.is_finishing() && self.router.have_all_ended()
     }
 
+    /// Whether the run has ended with everything written.
+    pub(super) fn is_finished(&self) -> bool {
+        let phase = self.capture.shutdown.phase();
+        let is_over = matches!(phase, Phase::Done(Ending::Whole | Ending::DeadlinePassed));
+        is_over && self.is_all_written()
+    }
+
     fn say_ending(&self, ending: Ending, has_unaccepted: bool) {
         self.notify.say(match ending {
-            Ending::Whole => Notice::Finished(self.statistics()),
+            Ending::Whole => return,
             // Everything is written; what is done with files after that is another's.
-            Ending::DeadlinePassed if self.is_all_written() => {
-                self.notify.say(Notice::ChoresLeft {
-                    count: self.router.chores(),
-                });
-                Notice::Finished(self.statistics())
-            }
+            Ending::DeadlinePassed if self.is_all_written() => Notice::ChoresLeft {
+                count: self.router.chores(),
+            },
             Ending::DeadlinePassed => Notice::DrainTimeout {
                 unread: self.capture.totals().open,
                 has_unaccepted,

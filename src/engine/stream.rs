@@ -1,7 +1,8 @@
-//! A connection's socket: read from, retired, closed.
+//! A connection's socket: read from, written to, retired, closed.
 
-use std::io::{self, Read as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use mio::event::Source;
@@ -10,6 +11,7 @@ use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
+use super::address::shown;
 use crate::notice::describe;
 use crate::record::CloseReason;
 
@@ -69,10 +71,15 @@ impl Stream {
         }
     }
 
-    pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+    pub(super) fn register(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
         match &mut self.socket {
-            Socket::Tcp(tcp) => tcp.register(registry, token, Interest::READABLE),
-            Socket::Unix(unix) => unix.register(registry, token, Interest::READABLE),
+            Socket::Tcp(tcp) => tcp.register(registry, token, interest),
+            Socket::Unix(unix) => unix.register(registry, token, interest),
         }
     }
 
@@ -166,12 +173,110 @@ impl Stream {
     }
 }
 
-/// Whether the peer has ended its direction, though bytes of it may still be unread.
-fn has_hung_up(unix: &UnixStream) -> bool {
-    let mut fds = [PollFd::new(unix, PollFlags::RDHUP)];
+/// A stream that this side has opened: connecting, sending, and the end of it.
+impl Stream {
+    /// Whether it has connected; `None` while that is not decided.
+    pub(super) fn connected(&self) -> Option<io::Result<()>> {
+        if let Err(error) = self.take_error() {
+            return Some(Err(error));
+        }
+        let peer = match &self.socket {
+            Socket::Tcp(tcp) => tcp.peer_addr().map(drop),
+            Socket::Unix(unix) => unix.peer_addr().map(drop),
+        };
+        match peer {
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => None,
+            result => Some(result),
+        }
+    }
+
+    /// This side's address.
+    pub(super) fn local(&self) -> String {
+        match &self.socket {
+            Socket::Tcp(tcp) => tcp.local_addr().map(shown).unwrap_or_default(),
+            Socket::Unix(_) => "unix:".to_owned(),
+        }
+    }
+
+    /// Sends the first of `pieces`, and says how many bytes.
+    pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            let result = match &mut self.socket {
+                Socket::Tcp(tcp) => tcp.write_vectored(pieces),
+                Socket::Unix(unix) => unix.write_vectored(pieces),
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more comes. Where that fails, the connection has broken, which a
+    /// read tells.
+    pub(super) fn end_sending(&self) {
+        let _ = match &self.socket {
+            Socket::Tcp(tcp) => tcp.shutdown(Shutdown::Write),
+            Socket::Unix(unix) => unix.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// Once both sides have ended: whether the peer's kernel has taken everything; `None` while that
+    /// is not known. A TCP socket has no peer any more when the last acknowledgement has come, or a
+    /// reset, which is an error then.
+    pub(super) fn is_over(&self) -> Option<io::Result<()>> {
+        if let Err(error) = self.take_error() {
+            return Some(Err(error));
+        }
+        match &self.socket {
+            Socket::Tcp(tcp) => tcp.peer_addr().is_err().then_some(Ok(())),
+            Socket::Unix(_) => Some(Ok(())),
+        }
+    }
+
+    /// Asks the kernel to call the socket writable only once everything is on its way.
+    pub(super) fn await_sent(&self) {
+        if let Socket::Tcp(tcp) = &self.socket {
+            let _ = SockRef::from(tcp).set_tcp_notsent_lowat(1);
+        }
+    }
+
+    /// Whether everything is on its way; see [`Stream::await_sent`].
+    pub(super) fn is_sent(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(tcp) => is_ready(tcp, PollFlags::OUT),
+            // What was written has arrived.
+            Socket::Unix(_) => true,
+        }
+    }
+
+    /// Closes it with a reset. A Unix socket has none: it is closed.
+    pub(super) fn reset(self) {
+        if let Socket::Tcp(tcp) = &self.socket {
+            let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    fn take_error(&self) -> io::Result<()> {
+        let error = match &self.socket {
+            Socket::Tcp(tcp) => tcp.take_error(),
+            Socket::Unix(unix) => unix.take_error(),
+        };
+        error?.map_or(Ok(()), Err)
+    }
+}
+
+/// Whether the kernel says this of a socket, now.
+fn is_ready(socket: &impl AsFd, what: PollFlags) -> bool {
+    let mut fds = [PollFd::new(socket, what)];
     // Without a wait, so there is nothing to be interrupted.
     let _ = poll(&mut fds, Some(&Timespec::default()));
-    fds[0].revents().intersects(PollFlags::RDHUP)
+    fds[0].revents().intersects(what)
+}
+
+/// Whether the peer has ended its direction, though bytes of it may still be unread.
+fn has_hung_up(unix: &UnixStream) -> bool {
+    is_ready(unix, PollFlags::RDHUP)
 }
 
 /// Makes the kernel drop every packet that comes to this socket, before it is acknowledged, with a

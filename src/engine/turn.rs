@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Events, Poll, Token};
+use mio::{Events, Interest, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
@@ -88,6 +88,10 @@ impl Engine {
         let mut events = Events::with_capacity(EVENTS);
         loop {
             if let Some(outcome) = self.recorder.poll_outcome(self.has_unaccepted()) {
+                if self.recorder.is_finished() {
+                    let statistics = self.recorder.statistics();
+                    self.notify.say(Notice::Finished(statistics));
+                }
                 return Ok(outcome);
             }
             self.recorder.send_if_idle();
@@ -208,7 +212,7 @@ impl Engine {
         let slot = capture.handle_open(capture.next_conn(), &accepted.peer, &accepted.local, now);
         let mut stream = Stream::new(accepted.socket);
         let token = Token(FIRST_LISTENER + self.listeners.len() + slot.0);
-        if let Err(error) = stream.register(self.poll.registry(), token) {
+        if let Err(error) = stream.register(self.poll.registry(), token, Interest::READABLE) {
             let reason = CloseReason::Error(describe(&error).into());
             self.recorder.capture.handle_close(slot, reason, now);
             self.rest_accepting(error);

@@ -201,10 +201,8 @@ impl Captures {
     /// Whether the next record may have to be waited for: the whole of it has not come yet, and who
     /// writes it is another program.
     pub fn would_wait(&self) -> bool {
-        let is_file = matches!(
-            self.next.checked_sub(1).map(|nth| &self.sources[nth]),
-            Some(Seen::Regular(..))
-        );
+        let current = self.next - usize::from(self.reader.is_some());
+        let is_file = matches!(self.sources.get(current), Some(Seen::Regular(..)) | None);
         let buffered = self.reader.as_ref().map(|reader| reader.input().buffered());
         !is_file && memchr::memchr(b'\n', buffered.unwrap_or_default()).is_none()
     }

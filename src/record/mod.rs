@@ -105,6 +105,8 @@ pub enum CloseReason {
     Limit,
     /// wiretape was told to stop.
     Shutdown,
+    /// wiretape ended it: a replay that resets the connection, as had been recorded.
+    Done,
     /// The kernel reported something else: its text.
     Error(Box<str>),
     /// A reason that a later program recorded.

@@ -36,7 +36,7 @@ pub struct Config {
 }
 
 /// What is to be done for a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Connect it. Then comes [`Player::handle_connected`], [`Player::handle_refused`] or
     /// [`Player::handle_failed`].
@@ -47,8 +47,8 @@ pub enum Command {
     HalfClose(SessionId),
     /// Reset the connection once all is on its way. Then comes [`Player::handle_over`].
     Reset(SessionId),
-    /// Close it at once. Nothing is heard of it any more.
-    Close(SessionId),
+    /// Close it at once. Nothing is heard of it any more. It failed, or the target is quiet.
+    Close(SessionId, Option<Failure>),
 }
 
 /// A block, and how many pieces of it have not been sent.
@@ -76,7 +76,7 @@ pub struct Player {
     commands: VecDeque<Command>,
     timers: BinaryHeap<Reverse<(u64, SessionId)>>,
     spent: Vec<Block>,
-    ended: Vec<Ended>,
+    ended: VecDeque<Ended>,
     tally: Tally,
 }
 
@@ -96,7 +96,7 @@ impl Player {
             commands: VecDeque::new(),
             timers: BinaryHeap::new(),
             spent: Vec::new(),
-            ended: Vec::new(),
+            ended: VecDeque::new(),
             tally: Tally::default(),
         }
     }
@@ -279,7 +279,7 @@ impl Player {
                 Next::Close(failure) => {
                     let is_quiet = failure.is_none() && !session.target_has_ended;
                     self.tally.quiet += u64::from(is_quiet);
-                    self.commands.push_back(Command::Close(id));
+                    self.commands.push_back(Command::Close(id, failure.clone()));
                     return self.end(id, failure, now_us);
                 }
                 Next::Dial => Command::Dial(id),
@@ -310,7 +310,7 @@ impl Player {
             None => self.tally.done += 1,
         }
         let has_begun = session.state != State::Waiting;
-        self.ended.push(Ended {
+        self.ended.push_back(Ended {
             session: id,
             origin: session.origin,
             sent: session.sent,
@@ -327,6 +327,11 @@ impl Player {
     /// What is to be done next.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
+    }
+
+    /// How many commands there are.
+    pub fn commands(&self) -> usize {
+        self.commands.len()
     }
 
     /// A session is connected.
@@ -404,8 +409,9 @@ impl Player {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         ids.sort();
         for id in ids {
-            self.commands.push_back(Command::Close(id));
-            self.end(id, Some(Failure::Interrupted), now_us);
+            let failure = Some(Failure::Interrupted);
+            self.commands.push_back(Command::Close(id, failure.clone()));
+            self.end(id, failure, now_us);
         }
     }
 
@@ -420,7 +426,7 @@ impl Player {
 
     /// A session that is over.
     pub fn poll_ended(&mut self) -> Option<Ended> {
-        self.ended.pop()
+        self.ended.pop_front()
     }
 
     /// Whether everything is over.

@@ -1,5 +1,7 @@
 //! How it went: what became of each session, and of all of them together.
 
+use std::fmt;
+
 use hdrhistogram::Histogram;
 
 use super::script::{Origin, SessionId};
@@ -26,6 +28,32 @@ pub enum Failure {
     NoRoom,
     /// The replay was told to stop.
     Interrupted,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(why) => write!(f, "cannot connect: {why}"),
+            Self::Broken(why) => f.write_str(why),
+            Self::Stalled => f.write_str("the target takes nothing any more"),
+            Self::NoReply {
+                seq,
+                missing,
+                has_ended,
+            } => {
+                let why = if *has_ended {
+                    "the target has ended"
+                } else {
+                    "the target is silent"
+                };
+                write!(f, "record {seq} waits for {missing} more bytes of replies, and {why}")
+            }
+            Self::NoRoom => f.write_str(
+                "while it waited for its turn, what it is to send filled the memory (raise --buffer or --jobs)",
+            ),
+            Self::Interrupted => f.write_str("told to stop"),
+        }
+    }
 }
 
 /// A session that is over.

@@ -27,10 +27,10 @@ pub(crate) const RULES: [Rule; 9] = [
 /// Each room and the rooms that it may know, as `src/lib.rs` tells them.
 pub(crate) const ROOMS: [(&str, &[&str]); 9] = [
     ("record", &[]),
-    ("notice", &["record"]),
     ("codec", &["record"]),
     ("capture", &["record"]),
     ("replay", &["record"]),
+    ("notice", &["record", "replay"]),
     ("input", &["record", "notice", "codec"]),
     ("output", &["record", "notice", "codec"]),
     (

@@ -52,6 +52,7 @@ fn close() -> impl Strategy<Value = Close> {
         Just(CloseReason::IdleTimeout),
         Just(CloseReason::Limit),
         Just(CloseReason::Shutdown),
+        Just(CloseReason::Done),
         text().prop_map(|error| CloseReason::Error(error.into())),
         text().prop_map(|reason| CloseReason::Other(format!("later {reason}").into())),
     ];

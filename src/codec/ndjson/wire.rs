@@ -101,6 +101,7 @@ pub(super) fn close_name(reason: &CloseReason) -> &str {
         CloseReason::IdleTimeout => "idle_timeout",
         CloseReason::Limit => "limit",
         CloseReason::Shutdown => "shutdown",
+        CloseReason::Done => "done",
         CloseReason::Error(_) => "error",
         CloseReason::Other(name) => name,
     }
@@ -322,6 +323,7 @@ impl<'a> Wire<'a> {
             "idle_timeout" => CloseReason::IdleTimeout,
             "limit" => CloseReason::Limit,
             "shutdown" => CloseReason::Shutdown,
+            "done" => CloseReason::Done,
             "error" => CloseReason::Error(self.error.as_deref().unwrap_or_default().into()),
             other => CloseReason::Other(other.into()),
         };

@@ -1,0 +1,135 @@
+//! What a replay would do, printed: one line a step, and nobody is connected to.
+
+use std::convert::Infallible;
+use std::io::{self, BufWriter, Write};
+use std::mem;
+
+use super::report::{bytes, counted, say};
+use crate::codec::escaped;
+use crate::engine::replay::Config;
+use crate::engine::{Error, Outcome};
+use crate::input::Captures;
+use crate::notice::Notify;
+use crate::replay::{Act, Ending, Pace, Place, Schedule, Sessions, Sink, Speed, Step};
+
+/// Bytes of a send that are shown at most.
+const SHOWN: usize = 60;
+
+/// Prints the steps, and says how much they are.
+///
+/// # Errors
+/// What cannot be read or is no capture, and a standard output that cannot be written to.
+pub(super) fn print(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
+    let mut captures = Captures::open(&config.sources, notify).map_err(Error::Input)?;
+    let schedule = Schedule::new(config.max_gap);
+    let mut sessions = Sessions::new(config.selection.clone(), config.direction, schedule);
+    let mut printer = Printer {
+        config,
+        lines: String::new(),
+    };
+    let mut stdout = BufWriter::new(io::stdout().lock());
+    for nth in 0..config.times {
+        if nth > 0 {
+            captures.rewind();
+        }
+        while captures.advance().map_err(Error::Read)? {
+            let record = captures.record().map_err(Error::Read)?;
+            let Ok(()) = sessions.handle_record(&record, &mut printer);
+            if !printer.flush(&mut stdout, captures.would_wait())? {
+                return Ok(Outcome::Whole);
+            }
+        }
+        let Ok(()) = sessions.handle_end(&mut printer);
+        if !printer.flush(&mut stdout, true)? {
+            return Ok(Outcome::Whole);
+        }
+    }
+    let found = sessions.totals();
+    if found.sessions == 0 {
+        return Err(Error::NothingToReplay);
+    }
+    if config.player.pace == Pace::Reply && found.replies == 0 {
+        return Err(Error::NoReplies);
+    }
+    say(&format_args!(
+        "would play {} with {} of {}",
+        counted(found.sessions, "session"),
+        counted(found.sends, "send"),
+        bytes(found.bytes),
+    ));
+    if captures.torn() > 0 || found.gaps > 0 {
+        return Ok(Outcome::NotWhole);
+    }
+    Ok(Outcome::Whole)
+}
+
+struct Printer<'a> {
+    config: &'a Config,
+    lines: String,
+}
+
+impl Printer<'_> {
+    /// Writes the lines so far, through to the reader if `is_all`; `false` where nobody reads.
+    fn flush(&mut self, stdout: &mut impl Write, is_all: bool) -> Result<bool, Error> {
+        let lines = mem::take(&mut self.lines);
+        let mut result = stdout.write_all(lines.as_bytes());
+        if is_all {
+            result = result.and_then(|()| stdout.flush());
+        }
+        match result {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(error) => Err(Error::System("write to standard output", error)),
+        }
+    }
+}
+
+impl Sink for Printer<'_> {
+    type Error = Infallible;
+
+    fn push(&mut self, step: Step<&[u8]>) -> Result<Place, Infallible> {
+        let what = match &step.act {
+            Act::Open(origin) => {
+                format!(
+                    "connect, as #{} {}",
+                    origin.conn,
+                    escaped(origin.peer.as_bytes())
+                )
+            }
+            Act::Send { seq, payload } => {
+                let shown = &payload[..payload.len().min(SHOWN)];
+                let more = if shown.len() < payload.len() {
+                    "…"
+                } else {
+                    ""
+                };
+                let size = counted(payload.len() as u64, "byte");
+                format!("send {size} of record {seq}: {}{more}", escaped(shown))
+            }
+            Act::HalfClose => "end the sending".to_owned(),
+            Act::End(Ending::Orderly) => "close".to_owned(),
+            Act::End(Ending::Reset) => "reset".to_owned(),
+        };
+        let when = match self.config.player.speed {
+            Speed::Max => "at once".to_owned(),
+            speed => {
+                let due_us = speed.due_us(step.at_us);
+                format!("{}.{:06}", due_us / 1_000_000, due_us % 1_000_000)
+            }
+        };
+        let session = step.session;
+        let replies = match self.config.player.pace {
+            Pace::Reply if step.replies > 0 => {
+                format!(" after {} of replies", counted(step.replies, "byte"))
+            }
+            _ => String::new(),
+        };
+        let line = format!("{when:>12} session {session}{replies}: {what}\n");
+        self.lines.push_str(&line);
+        Ok(Place::default())
+    }
+
+    fn end_at(&mut self, _: Place) -> bool {
+        false
+    }
+}
