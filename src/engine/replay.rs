@@ -110,6 +110,7 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         timer,
         clock,
         zero_us: clock.now().elapsed_us,
+        has_begun: false,
         recorder,
         player: Player::new(config.player),
         feed,
@@ -164,8 +165,9 @@ struct Playback<'a> {
     wakers: Wakers,
     timer: Timer,
     clock: SystemClock,
-    /// When the replay began, on the run's clock.
+    /// When the replay began, on the run's clock: with the first step.
     zero_us: u64,
+    has_begun: bool,
     recorder: Recorder,
     player: Player,
     feed: Feed,
@@ -195,12 +197,12 @@ impl Playback<'_> {
     fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
         let outcome = loop {
-            if let Some(outcome) = self.recorder.poll_outcome(false) {
-                break outcome;
-            }
             self.play();
             self.tell_progress();
             self.drain();
+            if let Some(outcome) = self.recorder.poll_outcome(false) {
+                break outcome;
+            }
             self.recorder.send_if_idle();
             self.wait(&mut events)?;
             self.latch(&events);
@@ -229,6 +231,10 @@ impl Playback<'_> {
                 self.end_of_blocks();
                 break;
             };
+            if !mem::replace(&mut self.has_begun, true) {
+                // Who reads a pipe may have waited for this.
+                self.zero_us = self.clock.now().elapsed_us;
+            }
             self.player.handle_block(block);
             self.player.handle_time(self.now_us());
         }

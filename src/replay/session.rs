@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use super::schedule::Schedule;
 use super::script::{Act, Ending, Origin, Place, SessionId, Sink, Step};
 use crate::record::selection::Selection;
-use crate::record::{CloseReason, Conn, ConnId, Direction, Event, Record, RunId, Start};
+use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, RunId, Start};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -152,10 +152,13 @@ impl Sessions {
         sink: &mut S,
     ) -> Result<(), S::Error> {
         let is_taken = self.selection.takes_time(record.time.wall);
-        let is_close = matches!(record.event, Event::Close { .. });
-        // What is open must end, whatever is selected; what ends without having begun was nothing.
+        // What is open must end, whatever is selected. Of what ends without having begun nothing is
+        // left to play, unless there never was more than its beginning and its end.
         let is_known = (self.open.get(&conn.id)).is_some_and(|open| *open.peer == *conn.peer);
-        let is_meant = if is_close { is_known } else { is_taken };
+        let is_meant = match &record.event {
+            Event::Close { close, .. } => is_known || is_taken && self.sent(close) == 0,
+            _ => is_taken,
+        };
         if !is_meant {
             return Ok(());
         }
@@ -212,6 +215,14 @@ impl Sessions {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Bytes of a connection that went in the direction that is played.
+    fn sent(&self, close: &Close) -> u64 {
+        match self.direction {
+            Direction::In => close.in_bytes,
+            Direction::Out => close.out_bytes,
+        }
     }
 
     fn begin_session<S: Sink>(

@@ -72,6 +72,9 @@ pub struct Ended {
 /// A send that is later than this is counted, in microseconds.
 pub const LATE_US: u64 = 1000;
 
+/// Lateness is told apart up to a day, in microseconds; what is later counts as that.
+const LATEST_US: u64 = 86_400_000_000;
+
 /// What has been played.
 #[derive(Clone, Debug)]
 pub struct Tally {
@@ -109,7 +112,7 @@ impl Default for Tally {
             sent: 0,
             received: 0,
             late: 0,
-            lateness: Histogram::new(3).expect("three digits are allowed"),
+            lateness: Histogram::new_with_bounds(1, LATEST_US, 3).expect("these are bounds"),
         }
     }
 }
