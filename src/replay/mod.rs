@@ -16,6 +16,8 @@ mod playing;
 mod schedule;
 mod script;
 mod session;
+#[cfg(test)]
+mod sim;
 mod tally;
 #[cfg(test)]
 mod tests;

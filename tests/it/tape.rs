@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wiretape::codec::ndjson::Reader;
-use wiretape::record::{Close, EndReason, Event, Record};
+use wiretape::record::{Close, Conn, EndReason, Event, Record};
 
 /// How long anything may take before a test gives up: far longer than it ever takes.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -124,13 +124,22 @@ impl Tape {
         Self::spawn(listen_command_in(folder, args))
     }
 
-    pub fn spawn(mut command: Command) -> Self {
+    pub fn spawn(command: Command) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::spawn_in(folder, command)
+    }
+
+    /// The same in this folder, unless the command names another.
+    pub fn spawn_in(folder: TempDir, mut command: Command) -> Self {
         if command.get_current_dir().is_none() {
             command.current_dir(folder.path());
         }
         let is_address = |arg: &&OsStr| arg.to_str().is_some_and(is_address);
-        let addresses = command.get_args().filter(is_address).count();
+        // A replay listens nowhere.
+        let addresses = match command.get_args().any(|arg| arg == "replay") {
+            true => 0,
+            false => command.get_args().filter(is_address).count(),
+        };
         let mut child = command
             .stderr(Stdio::piped())
             .spawn()
@@ -353,7 +362,7 @@ pub fn segments(folder: &Path, stem: &str) -> Vec<PathBuf> {
 }
 
 /// What a capture says of one connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Session {
     pub bytes: Vec<u8>,
     pub eof: bool,
@@ -363,13 +372,25 @@ pub struct Session {
 /// The connections of a capture of one run by their peers, checked to be consistent: numbers without
 /// a hole, bytes in order, totals and checksums right.
 pub fn sessions(records: &[Record<'_>]) -> BTreeMap<String, Session> {
-    let mut sessions: BTreeMap<String, Session> = BTreeMap::new();
+    sessions_by(records, |conn| conn.peer.to_string())
+}
+
+/// The same by their numbers.
+pub fn numbered_sessions(records: &[Record<'_>]) -> BTreeMap<u64, Session> {
+    sessions_by(records, |conn| conn.id.0)
+}
+
+fn sessions_by<K: Ord>(
+    records: &[Record<'_>],
+    key: impl Fn(&Conn<'_>) -> K,
+) -> BTreeMap<K, Session> {
+    let mut sessions: BTreeMap<K, Session> = BTreeMap::new();
     for (nth, record) in records.iter().enumerate() {
         assert_eq!(record.seq, nth as u64, "a hole");
         let Some(conn) = record.event.conn() else {
             continue;
         };
-        let session = sessions.entry(conn.peer.to_string()).or_default();
+        let session = sessions.entry(key(conn)).or_default();
         assert_eq!(session.close, None, "a record behind the close");
         match &record.event {
             Event::Data {
