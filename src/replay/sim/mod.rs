@@ -5,6 +5,8 @@
 //!
 //! `WIRETAPE_SIM_SEEDS=N` walks as many seeds as wanted; a failing one is printed.
 
+mod recording;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::convert::Infallible;
@@ -16,9 +18,13 @@ use super::{
     Sessions, Sink, Speed, Step,
 };
 use crate::record::selection::Selection;
-use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Timestamp};
+use crate::record::{Direction, Record};
+use recording::{Replies, recording};
 
 const SEEDS: u64 = 2000;
+
+/// How late the loop may be, in microseconds.
+const LATE_US: u64 = 3000;
 
 /// What the feed has read ahead, and how it would hand it over.
 #[derive(Debug, Default)]
@@ -35,6 +41,7 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Wanted {
     concurrency: usize,
+    opens_at_us: u64,
     bytes: Vec<u8>,
     /// Ends of the sends in `bytes`, the positions they are due at, and the replies before them.
     sends: Vec<(usize, u64, u64)>,
@@ -49,7 +56,10 @@ impl Sink for Queue {
     fn push(&mut self, mut step: Step<&[u8]>) -> Result<Place, Infallible> {
         let wanted = self.wanted.entry(step.session).or_default();
         match &step.act {
-            Act::Open(origin) => wanted.concurrency = origin.concurrency,
+            Act::Open(origin) => {
+                wanted.concurrency = origin.concurrency;
+                wanted.opens_at_us = step.at_us;
+            }
             Act::Send { payload, .. } => {
                 wanted.bytes.extend_from_slice(payload);
                 let send = (wanted.bytes.len(), step.at_us, step.replies);
@@ -109,6 +119,8 @@ enum Manner {
 #[derive(Debug)]
 struct Server {
     manner: Manner,
+    /// When it was dialled first.
+    began_us: u64,
     is_connected: bool,
     taken: Vec<u8>,
     /// Replies so far.
@@ -158,8 +170,10 @@ struct World {
     room: usize,
     held: usize,
     servers: BTreeMap<SessionId, Server>,
+    /// When they were dialled first.
+    began: BTreeMap<SessionId, u64>,
     /// By connection: when in the bytes it replies, and how much.
-    replies: BTreeMap<ConnId, Vec<(usize, u64)>>,
+    replies: Replies,
     happenings: BinaryHeap<Reverse<(u64, SessionId, Happening)>>,
     faults: u8,
     has_stopped: bool,
@@ -200,6 +214,7 @@ impl World {
             room: random.usize(2..8),
             held: 0,
             servers: BTreeMap::new(),
+            began: BTreeMap::new(),
             replies,
             happenings: BinaryHeap::new(),
             faults: random.u8(0..3),
@@ -214,7 +229,7 @@ impl World {
         let mut turns = 0;
         while !self.player.is_done() || self.player.commands() > 0 {
             turns += 1;
-            assert!(turns < 400_000, "it does not end: {:?}", self.player);
+            assert!(turns < 400_000, "it does not end: {:?}", self.servers);
             if stops_at.is_some_and(|at| self.now_us >= at) && !self.has_stopped {
                 self.has_stopped = true;
                 self.seen.stopped += 1;
@@ -343,6 +358,7 @@ impl World {
         let number = usize::try_from(session.0).expect("it is small");
         let server = Server {
             manner,
+            began_us: self.began.get(&session).copied().unwrap_or(self.now_us),
             is_connected: false,
             taken: Vec::new(),
             replied: 0,
@@ -357,6 +373,7 @@ impl World {
             ours_ended: false,
             is_resetting: false,
         };
+        self.began.entry(session).or_insert(self.now_us);
         if self.random.u8(0..10) == 0 {
             self.seen.redialled += 1;
             return self.player.handle_refused(session, "no room", self.now_us);
@@ -396,6 +413,12 @@ impl World {
             if start < end {
                 let due_us = self.config.speed.due_us(at_us);
                 assert!(due_us <= self.now_us, "{session} sends before its time");
+                // One that had to wait for its turn is as much later with all that it does.
+                let after_us = due_us - self.config.speed.due_us(wanted.opens_at_us);
+                let earliest = server.began_us + after_us.saturating_sub(LATE_US);
+                // What was read late had its turn late, too, and is not later for that.
+                let is_early = self.seen.starved == 0 && self.now_us < earliest;
+                assert!(!is_early, "{session} sends too early for its turn");
                 if self.config.pace == Pace::Reply {
                     assert!(
                         server.replied >= replies,
@@ -527,7 +550,7 @@ impl World {
         };
         // The loop may be late.
         let late = if self.random.u8(0..8) == 0 {
-            self.random.u64(0..3000)
+            self.random.u64(0..LATE_US)
         } else {
             0
         };
@@ -589,130 +612,6 @@ impl World {
         }
         self.seen
     }
-}
-
-/// Records of a capture, from which anything may have been filtered; and the replies in it.
-#[expect(clippy::type_complexity, reason = "it is taken apart at once")]
-fn recording(random: &mut Rng) -> (Vec<Record<'static>>, BTreeMap<ConnId, Vec<(usize, u64)>>) {
-    let mut records: Vec<(u64, Record<'static>)> = Vec::new();
-    let mut replies: BTreeMap<ConnId, Vec<(usize, u64)>> = BTreeMap::new();
-    let mut opens: Vec<u64> = (0..random.u64(1..12))
-        .map(|_| random.u64(0..1_000_000))
-        .collect();
-    opens.sort_unstable();
-    opens.dedup();
-    let drops_closes = random.u8(0..4) == 0;
-    for (nth, open_us) in opens.into_iter().enumerate() {
-        let id = ConnId(nth as u64 + 1);
-        let conn = || Conn {
-            id,
-            peer: "192.0.2.9:1".into(),
-        };
-        let mut at_us = open_us;
-        let mut push = |at_us: u64, event: Event<'static>| {
-            let time = Timestamp {
-                elapsed_us: at_us,
-                ..Timestamp::default()
-            };
-            records.push((
-                at_us,
-                Record {
-                    time,
-                    seq: 0,
-                    event,
-                },
-            ));
-        };
-        push(
-            at_us,
-            Event::Open {
-                conn: conn(),
-                local: "192.0.2.1:2".into(),
-            },
-        );
-        let (mut offset, mut out) = (0, 0);
-        for _ in 0..random.u8(0..8) {
-            at_us += random.u64(0..100_000);
-            let direction = if random.u8(0..3) == 0 {
-                Direction::Out
-            } else {
-                Direction::In
-            };
-            let most = if random.u8(0..20) == 0 { 400_000 } else { 300 };
-            let len = random.usize(1..most);
-            let payload: Vec<u8> = if direction == Direction::In {
-                (0..len)
-                    .map(|at| (at as u64 * 31 + nth as u64 + offset) as u8)
-                    .collect()
-            } else {
-                vec![0; len]
-            };
-            let of = if direction == Direction::In {
-                &mut offset
-            } else {
-                &mut out
-            };
-            push(
-                at_us,
-                Event::Data {
-                    conn: conn(),
-                    direction,
-                    offset: *of,
-                    payload: payload.into(),
-                    partial: false,
-                },
-            );
-            *of += len as u64;
-            let entry = replies.entry(id).or_default();
-            if direction == Direction::Out {
-                entry.push((offset as usize, len as u64));
-            }
-        }
-        replies.entry(id).or_default();
-        let ends = random.u8(0..4);
-        if ends > 1 {
-            at_us += random.u64(0..1000);
-            push(
-                at_us,
-                Event::Eof {
-                    conn: conn(),
-                    direction: Direction::In,
-                },
-            );
-        }
-        if !drops_closes || random.bool() {
-            at_us += random.u64(0..1000);
-            let reason = if ends == 0 {
-                CloseReason::Reset
-            } else {
-                CloseReason::Eof
-            };
-            let close = Close {
-                reason,
-                in_bytes: offset,
-                out_bytes: 0,
-                in_crc32: 0,
-                out_crc32: None,
-                duration_us: 0,
-            };
-            push(
-                at_us,
-                Event::Close {
-                    conn: conn(),
-                    close: std::borrow::Cow::Owned(close),
-                },
-            );
-        }
-    }
-    records.sort_by_key(|(at_us, _)| *at_us);
-    let numbered = records
-        .into_iter()
-        .enumerate()
-        .map(|(seq, (_, record))| Record {
-            seq: seq as u64,
-            ..record
-        });
-    (numbered.collect(), replies)
 }
 
 #[test]
