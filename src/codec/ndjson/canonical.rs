@@ -7,40 +7,50 @@
 //! the two together.
 
 use std::borrow::Cow;
-use std::ops::Range;
 
 use memchr::{memchr, memchr2};
 
 use crate::record::{Conn, ConnId, Direction, Event, Record, Timestamp, WallTime};
 
-/// All of a `data` record but its peer, which stands in the line, and its payload.
+/// A `data` record, but for its [`Texts`].
 #[derive(Debug)]
 pub(super) struct DataLine {
     time: Timestamp,
     seq: u64,
     conn: ConnId,
-    peer: Range<usize>,
     direction: Direction,
     offset: u64,
     partial: bool,
 }
 
-/// Reads `line`, its payload into `payload`, which is emptied first. `None` where it is not as the
-/// encoder would have written it.
-pub(super) fn read(line: &[u8], payload: &mut Vec<u8>) -> Option<DataLine> {
+/// What a line says in so many bytes. Kept from line to line, for its memory.
+#[derive(Debug, Default)]
+pub(super) struct Texts {
+    peer: String,
+    payload: Vec<u8>,
+}
+
+/// Reads `line`, its peer and payload into `texts`. `None` where it is not as the encoder would have
+/// written it.
+pub(super) fn read(line: &[u8], texts: &mut Texts) -> Option<DataLine> {
+    let Texts { peer, payload } = texts;
     payload.clear();
     let mut cursor = Cursor { line, at: 0 };
     cursor.skip(b"{\"type\":\"data\",\"ts\":\"")?;
-    let wall = WallTime::parse(std::str::from_utf8(cursor.plain()?.1).ok()?)?;
+    let wall = WallTime::parse(cursor.plain()?)?;
     let elapsed_us = cursor.number(b",\"elapsed_us\":")?;
     let seq = cursor.number(b",\"seq\":")?;
     let conn = ConnId(cursor.number(b",\"conn\":")?);
     cursor.skip(b",\"peer\":\"")?;
-    let peer = cursor.plain()?.0;
+    let found = cursor.plain()?;
+    if peer != found {
+        peer.clear();
+        peer.push_str(found);
+    }
     cursor.skip(b",\"dir\":\"")?;
-    let direction = match cursor.plain()?.1 {
-        b"in" => Direction::In,
-        b"out" => Direction::Out,
+    let direction = match cursor.plain()? {
+        "in" => Direction::In,
+        "out" => Direction::Out,
         _ => return None,
     };
     let offset = cursor.number(b",\"offset\":")?;
@@ -49,7 +59,7 @@ pub(super) fn read(line: &[u8], payload: &mut Vec<u8>) -> Option<DataLine> {
         cursor.text(payload)?;
     } else {
         cursor.skip(b",\"base64\":\"")?;
-        let (_, base64) = cursor.plain()?;
+        let base64 = cursor.until_quote()?;
         base64_simd::STANDARD.decode_append(base64, payload).ok()?;
     }
     let partial = cursor.skip(b",\"partial\":true").is_some();
@@ -59,7 +69,6 @@ pub(super) fn read(line: &[u8], payload: &mut Vec<u8>) -> Option<DataLine> {
         time: Timestamp { wall, elapsed_us },
         seq,
         conn,
-        peer,
         direction,
         offset,
         partial,
@@ -67,20 +76,19 @@ pub(super) fn read(line: &[u8], payload: &mut Vec<u8>) -> Option<DataLine> {
 }
 
 impl DataLine {
-    /// The record, of the line and the payload that it was read from.
-    pub(super) fn record<'a>(&self, line: &'a [u8], payload: &'a [u8]) -> Record<'a> {
-        let peer = std::str::from_utf8(&line[self.peer.clone()]).unwrap_or_default();
+    /// The record, with the texts that were read with it.
+    pub(super) fn record<'a>(&self, texts: &'a Texts) -> Record<'a> {
         Record {
             time: self.time,
             seq: self.seq,
             event: Event::Data {
                 conn: Conn {
                     id: self.conn,
-                    peer: Cow::Borrowed(peer),
+                    peer: Cow::Borrowed(&texts.peer),
                 },
                 direction: self.direction,
                 offset: self.offset,
-                payload: Cow::Borrowed(payload),
+                payload: Cow::Borrowed(&texts.payload),
                 partial: self.partial,
             },
         }
@@ -103,16 +111,21 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// A string in which nothing is escaped, of printable ASCII, and its closing quote.
-    fn plain(&mut self) -> Option<(Range<usize>, &'a [u8])> {
+    /// What stands in front of the next quote, and that quote.
+    fn until_quote(&mut self) -> Option<&'a [u8]> {
         let len = memchr(b'"', self.rest())?;
         let text = &self.rest()[..len];
+        self.at += len + 1;
+        Some(text)
+    }
+
+    /// A string in which nothing is escaped, of printable ASCII, and its closing quote.
+    fn plain(&mut self) -> Option<&'a str> {
+        let text = self.until_quote()?;
         let is_plain = (text.iter()).fold(true, |is_plain, &byte| {
             is_plain & (0x20..0x7f).contains(&byte) & (byte != b'\\')
         });
-        let range = self.at..self.at + len;
-        self.at += len + 1;
-        is_plain.then_some((range, text))
+        std::str::from_utf8(text).ok().filter(|_| is_plain)
     }
 
     /// A number behind its key, without a sign, a fraction or leading zeros.
@@ -187,10 +200,10 @@ mod tests {
 
     #[test]
     fn a_line_of_the_encoder_is_read_and_an_unusual_one_is_left() {
-        let mut payload = Vec::new();
-        let line = read(LINE.as_bytes(), &mut payload).expect("it is canonical");
-        assert_eq!(payload, b"hi\r\n\0");
-        let record = line.record(LINE.as_bytes(), &payload);
+        let mut texts = Texts::default();
+        let line = read(LINE.as_bytes(), &mut texts).expect("it is canonical");
+        assert_eq!(texts.payload, b"hi\r\n\0");
+        let record = line.record(&texts);
         assert_eq!((record.seq, record.time.elapsed_us), (2, 1_203_340));
         for (usual, unusual) in [
             ("\"seq\":2", "\"seq\":02"),
@@ -207,10 +220,10 @@ mod tests {
             ("2026", "1926"),
         ] {
             let line = LINE.replace(usual, unusual);
-            assert!(read(line.as_bytes(), &mut payload).is_none(), "{line}");
+            assert!(read(line.as_bytes(), &mut texts).is_none(), "{line}");
         }
         for cut in 0..LINE.len() {
-            assert!(read(&LINE.as_bytes()[..cut], &mut payload).is_none());
+            assert!(read(&LINE.as_bytes()[..cut], &mut texts).is_none());
         }
     }
 }

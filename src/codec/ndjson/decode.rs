@@ -5,9 +5,11 @@
 //! not fit is an error that names file, line and cause. No input panics.
 
 use std::fmt;
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
-use super::canonical::{self, DataLine};
+use memchr::memchr;
+
+use super::canonical::{self, DataLine, Texts};
 use super::wire::{Kind, Misfit, Wire};
 use super::{LINE_LIMIT, VERSION};
 use crate::record::Record;
@@ -18,9 +20,9 @@ pub struct Reader<R> {
     input: R,
     name: String,
     line: Vec<u8>,
-    /// The line, where it is one of most; and its payload.
+    /// The line, where it is one of most.
     canonical: Option<DataLine>,
-    payload: Vec<u8>,
+    texts: Texts,
     line_number: u64,
     offset: u64,
     torn: Option<Torn>,
@@ -46,7 +48,7 @@ impl<R: BufRead> Reader<R> {
             name: name.into(),
             line: Vec::new(),
             canonical: None,
-            payload: Vec::new(),
+            texts: Texts::default(),
             line_number: 0,
             offset: 0,
             torn: None,
@@ -72,6 +74,9 @@ impl<R: BufRead> Reader<R> {
     /// As [`Reader::next_record`].
     pub fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
+            if self.advance_within_buffer() {
+                return Ok(true);
+            }
             let start = self.offset;
             if !self.read_line()? {
                 return Ok(false);
@@ -93,7 +98,7 @@ impl<R: BufRead> Reader<R> {
     /// As [`Reader::next_record`].
     pub fn record(&self) -> Result<Record<'_>, ReadError> {
         match &self.canonical {
-            Some(line) => Ok(line.record(&self.line, &self.payload)),
+            Some(line) => Ok(line.record(&self.texts)),
             None => parse(&self.line).map_err(|cause| self.error(cause)),
         }
     }
@@ -118,14 +123,30 @@ impl<R: BufRead> Reader<R> {
         self.line_number
     }
 
+    /// Reads the next line where it lies, if it is one of most and whole in the input's buffer.
+    fn advance_within_buffer(&mut self) -> bool {
+        // An error comes again where it is looked for.
+        let Ok(bytes) = self.input.fill_buf() else {
+            return false;
+        };
+        let Some(newline) = memchr(b'\n', bytes) else {
+            return false;
+        };
+        self.canonical = canonical::read(&bytes[..=newline], &mut self.texts);
+        if self.canonical.is_some() {
+            self.input.consume(newline + 1);
+            self.offset += newline as u64 + 1;
+            self.line_number += 1;
+        }
+        self.canonical.is_some()
+    }
+
     /// Reads a line with its newline; `false` at the end and at a torn line.
     fn read_line(&mut self) -> Result<bool, ReadError> {
         self.line.clear();
         let limit = LINE_LIMIT as u64 + 1;
-        let read = (&mut self.input)
-            .take(limit)
-            .read_until(b'\n', &mut self.line)
-            .map_err(|error| self.error(Cause::Io(error)))?;
+        let read = self.fill_line(LINE_LIMIT + 1);
+        let read = read.map_err(|error| self.error(Cause::Io(error)))?;
         if read == 0 {
             return Ok(false);
         }
@@ -148,6 +169,25 @@ impl<R: BufRead> Reader<R> {
             len: read as u64,
         });
         Ok(false)
+    }
+
+    /// Takes bytes up to a newline, the end, or `limit`, and says how many.
+    fn fill_line(&mut self, limit: usize) -> io::Result<u64> {
+        loop {
+            let bytes = match self.input.fill_buf() {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let bytes = &bytes[..bytes.len().min(limit - self.line.len())];
+            let newline = memchr(b'\n', bytes);
+            let taken = newline.map_or(bytes.len(), |at| at + 1);
+            self.line.extend_from_slice(&bytes[..taken]);
+            self.input.consume(taken);
+            if taken == 0 || newline.is_some() {
+                return Ok(self.line.len() as u64);
+            }
+        }
     }
 
     /// After a line that is no JSON: where the next one starts a run, the line is the torn end of
@@ -174,7 +214,7 @@ impl<R: BufRead> Reader<R> {
 
     /// Whether the line is a record that this version knows.
     fn holds_record(&mut self) -> Result<bool, ReadError> {
-        self.canonical = canonical::read(&self.line, &mut self.payload);
+        self.canonical = canonical::read(&self.line, &mut self.texts);
         if self.canonical.is_some() {
             return Ok(true);
         }
