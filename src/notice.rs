@@ -169,6 +169,13 @@ pub enum Notice {
     },
     /// A session of a replay failed.
     SessionFailed(Ended),
+    /// A replay is told to stop: so many sessions are closed where they stand.
+    StoppingReplay {
+        /// Sessions that were being played.
+        active: usize,
+    },
+    /// What a replay would play.
+    WouldReplay(Totals),
     /// How far a replay has come. Told only where somebody looks.
     Progress(Progress),
     /// A replay is over.

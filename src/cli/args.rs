@@ -16,7 +16,8 @@ use crate::output::options::SyncPolicy;
 use crate::record::WallTime;
 use crate::replay::Speed;
 
-/// Capture what arrives on a TCP port: every byte, with its time, connection and peer.
+/// Capture what arrives on a TCP port, every byte, with its time, connection and peer; and send it
+/// again.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 100, disable_help_subcommand = true)]
 #[command(before_help = EXAMPLES, arg_required_else_help = true)]
@@ -99,13 +100,13 @@ pub struct Replay {
     /// Captures to send, in this order; - is standard input
     ///
     /// NDJSON as `wiretape listen -o FILE.ndjson` writes it, compressed (.zst, .gz) or not, filtered
-    /// by jq or not. What stands in front of a torn end is used.
+    /// by jq or not. Torn lines are left out and said; the exit status is then 3.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
 
     /// Where to send it: HOST:PORT, [IPV6]:PORT or unix:PATH
     ///
-    /// All addresses that HOST stands for are tried. A port alone is one of this machine.
+    /// All addresses that HOST stands for are tried, one after another. A port alone is one of this machine.
     #[arg(required = true, value_name = "TARGET")]
     pub target: Address,
 
@@ -113,31 +114,39 @@ pub struct Replay {
     #[arg(long, default_value = "1", value_name = "FACTOR")]
     pub speed: Speed,
 
-    /// Cut silences in the recording to this length
+    /// Cut silences in the recording to this length; 0 leaves none
+    ///
+    /// It counts in recorded time: at --speed 10 a gap of 1s takes 100ms.
     #[arg(long, value_parser = any_duration, value_name = "DURATION")]
     pub max_gap: Option<Duration>,
 
     /// What a send waits for: its time, or also the replies that had come before it
+    ///
+    /// `reply` needs a capture that holds both directions. Only the number of bytes counts: the replies
+    /// may differ.
     #[arg(long, value_enum, default_value_t = PaceArg::Time, value_name = "PACE")]
     pub pace: PaceArg,
 
-    /// Sessions at once at most [default: as recorded]
+    /// Sessions at once at most; others wait for their turn [default: as recorded]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
 
-    /// Send everything N times, one time after the other
+    /// Send everything N times, one time after the other; files only
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub repeat: u64,
 
     /// How long a session waits for the target: to connect, to take bytes, to reply, to end
+    ///
+    /// If it does not connect, take bytes or reply, the session has failed. At its end it is closed, and
+    /// counts as played; a target that goes on sending is heard ten times as long.
     #[arg(long, value_parser = duration, default_value = "30s", value_name = "DURATION")]
     pub timeout: Duration,
 
-    /// Print what would be sent and when, and connect to nobody
+    /// Print what would be sent and when on standard output, and connect to nobody
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Only these connections: 3, 3,5 or 10-20
+    /// Only these connections, of any run: 3, 3,5 or 10-20
     #[arg(long, value_parser = conns, value_delimiter = ',', value_name = "ID", help_heading = SELECTION)]
     pub conn: Vec<RangeInclusive<u64>>,
 
@@ -188,7 +197,7 @@ Examples:
   wiretape replay device.ndjson staging:9000             with the timing it had
   wiretape replay device.2*.zst device.ndjson host:9000  a rotated capture
   wiretape replay device.ndjson host:9000 --speed 10 --max-gap 1s
-  wiretape replay db.ndjson localhost:6379 --pace reply --speed max -o answers.ndjson
+  wiretape replay samples/redis.ndjson localhost:6379 --pace reply -o answers.ndjson
   jq -c 'select(.conn==3)' device.ndjson | wiretape replay - host:9000
   wiretape replay device.ndjson host:9000 --dry-run      what would be sent, and when";
 
@@ -199,11 +208,11 @@ are captured, in the same format; connection N is session N.
 
 Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
 
-Signals: INT and TERM close every session and end it. HUP opens the output files anew. USR1 prints \
+Signals: INT and TERM close every session where it stands. HUP opens the output files anew. USR1 prints \
 how far it has come.
 
-Exit status: 0 all was sent; 1 failure, or nobody could be connected to; 2 usage; 3 some session \
-failed, or the capture was torn or has gaps.";
+Exit status: 0 every session was played; 1 failure, such as a broken capture or nobody to connect \
+to; 2 usage; 3 some session failed, it was told to stop, or the capture was torn or has gaps.";
 
 /// Where records go, and how the outputs behave: the same for every subcommand that captures.
 #[derive(Debug, clap::Args)]
@@ -242,6 +251,8 @@ pub struct OutputArgs {
     pub frame_max: ByteSize,
 
     /// Memory between sockets and outputs; when it is full, the senders wait
+    ///
+    /// In a replay it is for what is read ahead; with an output, half is for what comes back.
     #[arg(long, value_parser = size, default_value = "64MiB", value_name = "SIZE")]
     pub buffer: ByteSize,
 
@@ -295,7 +306,7 @@ pub struct OutputArgs {
     #[arg(long, value_enum, default_value_t = When::Auto, value_name = "WHEN")]
     pub color: When,
 
-    /// Say nothing on standard error but where it listens and what goes wrong
+    /// Say nothing on standard error but where it listens and what goes wrong; no summary
     #[arg(short, long)]
     pub quiet: bool,
 }
@@ -393,5 +404,5 @@ fn conns(text: &str) -> Result<RangeInclusive<u64>, &'static str> {
 fn time(text: &str) -> Result<WallTime, &'static str> {
     humantime::parse_rfc3339_weak(text)
         .map(WallTime::from)
-        .map_err(|_| "a time is written in UTC, as in 2026-11-22T12:02:59Z")
+        .map_err(|_| "a time is a day and a time in UTC, as in 2026-11-22T12:02:59Z")
 }

@@ -4,12 +4,11 @@ use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
 use std::mem;
 
-use super::report::{bytes, counted, say};
+use super::report::counted;
 use crate::codec::escaped;
-use crate::engine::replay::Config;
+use crate::engine::replay::{self, Config};
 use crate::engine::{Error, Outcome};
-use crate::input::Captures;
-use crate::notice::Notify;
+use crate::notice::{Notice, Notify};
 use crate::replay::{Act, Ending, Pace, Place, Schedule, Sessions, Sink, Speed, Step};
 
 /// Bytes of a send that are shown at most.
@@ -20,7 +19,7 @@ const SHOWN: usize = 60;
 /// # Errors
 /// What cannot be read or is no capture, and a standard output that cannot be written to.
 pub(super) fn print(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
-    let mut captures = Captures::open(&config.sources, notify).map_err(Error::Input)?;
+    let mut captures = replay::open(config, notify)?;
     let schedule = Schedule::new(config.max_gap);
     let mut sessions = Sessions::new(config.selection.clone(), config.direction, schedule);
     let mut printer = Printer {
@@ -45,18 +44,8 @@ pub(super) fn print(config: &Config, notify: &Notify) -> Result<Outcome, Error> 
         }
     }
     let found = sessions.totals();
-    if found.sessions == 0 {
-        return Err(Error::NothingToReplay);
-    }
-    if config.player.pace == Pace::Reply && found.replies == 0 {
-        return Err(Error::NoReplies);
-    }
-    say(&format_args!(
-        "would play {} with {} of {}",
-        counted(found.sessions, "session"),
-        counted(found.sends, "send"),
-        bytes(found.bytes),
-    ));
+    replay::check_found(config, &found)?;
+    notify.say(Notice::WouldReplay(found));
     if captures.torn() > 0 || found.gaps > 0 {
         return Ok(Outcome::NotWhole);
     }

@@ -83,6 +83,9 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
         }
     }
     let outputs = outputs(&args.output, None)?;
+    if args.dry_run && !outputs.is_empty() {
+        return usage("--dry-run connects to nobody: there are no answers for an output");
+    }
     if outputs.is_empty() {
         if let Some(flag) = first_for_outputs(&args.output) {
             return usage(format!(

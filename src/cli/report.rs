@@ -13,6 +13,7 @@ use crate::codec::escaped;
 use crate::notice::{
     Notice, Notify, OutputStatistics, Progress, Recovered, Replayed, Statistics, describe,
 };
+use crate::replay::Totals;
 
 /// Says `message` on standard error, as one line of this program. Nothing can be done if that fails.
 pub(super) fn say(message: &dyn fmt::Display) {
@@ -181,10 +182,12 @@ impl Wording {
             ),
             Notice::TornCapture { name, line } => match line {
                 Some((line, offset)) => format!(
-                    "{name}: line {line}, at byte {offset}, breaks off, as a crash leaves it; all before it is used"
+                    "{name}: line {line}, at byte {offset}, breaks off, as a crash leaves it; it is left out"
                 ),
                 None => {
-                    format!("{name}: breaks off, as a crash leaves it; what can be read is used")
+                    format!(
+                        "{name}: breaks off, as a crash leaves it; all that can be read is used"
+                    )
                 }
             },
             Notice::DrainTimeout {
@@ -237,6 +240,10 @@ impl Wording {
             }
             Notice::Finished(statistics) => return statistics_lines(statistics),
             Notice::Replayed(replayed) => return replayed_lines(replayed),
+            Notice::WouldReplay(found) => return would_replay_lines(found),
+            Notice::StoppingReplay { active } => {
+                format!("stopping: closing {}", counted(*active as u64, "session"))
+            }
         };
         vec![line]
     }
@@ -295,23 +302,41 @@ fn replayed_lines(replayed: &Replayed) -> Vec<String> {
     }
     if tally.quiet > 0 {
         lines.push(format!(
-            "{} ended with the target still open, and silent for as long as --timeout allows",
+            "{} closed because the target did not end within --timeout",
             counted(tally.quiet, "session")
         ));
     }
+    lines.extend(hole_lines(found));
+    lines.extend(replayed.outputs.iter().map(output_line));
+    lines
+}
+
+fn would_replay_lines(found: &Totals) -> Vec<String> {
+    let mut lines = vec![format!(
+        "would play {} with {} of {}",
+        counted(found.sessions, "session"),
+        counted(found.sends, "send"),
+        bytes(found.bytes),
+    )];
+    lines.extend(hole_lines(found));
+    lines
+}
+
+/// What the captures do not hold.
+fn hole_lines(found: &Totals) -> Vec<String> {
+    let mut lines = Vec::new();
     if found.missing > 0 {
         lines.push(format!(
-            "{} within sessions are not in the captures and were passed over",
+            "{} within sessions are not in the captures: passed over",
             counted(found.missing, "byte")
         ));
     }
     if found.gaps > 0 {
         lines.push(format!(
-            "the captures tell of {}: what was missed in them was not sent",
+            "the captures tell of {}: what they missed is not sent",
             counted(found.gaps, "gap")
         ));
     }
-    lines.extend(replayed.outputs.iter().map(output_line));
     lines
 }
 

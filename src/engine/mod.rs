@@ -96,8 +96,12 @@ pub enum Error {
     NothingToReplay,
     /// Replies were to be waited for, and none were recorded.
     NoReplies,
-    /// No session could connect to this target, for this reason.
-    Unreachable(String, Box<str>),
+    /// `--dir out`, and nothing had been sent to a peer.
+    NothingOut,
+    /// This is to be read several times, and cannot be.
+    ReadOnce(String),
+    /// No session could connect, for this reason.
+    Unreachable(Box<str>),
     /// The system refused something that every run needs.
     System(&'static str, io::Error),
 }
@@ -116,9 +120,13 @@ impl fmt::Display for Error {
             Self::NoReplies => f.write_str(
                 "--pace reply: the captures hold no replies (records that went the other way) to wait for",
             ),
-            Self::Unreachable(target, why) => {
-                write!(f, "no session could connect to {target}: {why}")
+            Self::NothingOut => {
+                f.write_str("--dir out: the captures hold nothing that was sent to a peer")
             }
+            Self::ReadOnce(name) => {
+                write!(f, "--repeat: {name} can be read only once; name a file")
+            }
+            Self::Unreachable(why) => write!(f, "no session could connect: {why}"),
             Self::System(action, error) => {
                 write!(f, "cannot {action}: {}", describe(error))
             }

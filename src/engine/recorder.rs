@@ -11,11 +11,11 @@ use super::{Error, Outcome, Recording, system};
 use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, Slot};
 use crate::notice::{Notice, Notify, Statistics};
-use crate::output::{OpenOutput, Output, Surroundings};
+use crate::output::{OpenOutput, Output, State, Surroundings};
 use crate::record::batch::{ARENA_SIZE, BatchPool};
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
-use crate::record::{Framing, Start, Timestamp};
+use crate::record::{Framing, Start, Timestamp, WallTime};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -70,9 +70,12 @@ impl Recorder {
             outputs_rest_until: None,
         };
         recorder.make_room(None);
+        // Starting the outputs took its time; the run began before that.
+        let now = clock.now();
+        let began_us = now.wall.unix_micros().saturating_sub(now.elapsed_us);
         let now = Timestamp {
+            wall: WallTime::from_unix_micros(began_us),
             elapsed_us: 0,
-            ..clock.now()
         };
         recorder.capture.handle_start(Start::clone(&start), now);
         Ok(recorder)
@@ -192,6 +195,13 @@ impl Recorder {
     /// Whether the run's `end` was recorded and every output has finished.
     fn is_all_written(&self) -> bool {
         self.router.is_finishing() && self.router.have_all_ended()
+    }
+
+    /// Whether there were outputs, and all have gone because their readers have.
+    pub(super) fn have_outputs_closed(&self) -> bool {
+        let outputs = self.router.outputs();
+        let is_closed = |output: &Output| output.state() == State::Closed;
+        !outputs.is_empty() && outputs.iter().all(is_closed)
     }
 
     /// Whether the run has ended with everything written.

@@ -27,7 +27,7 @@ use crate::record::selection::Selection;
 use crate::record::time::{Clock, micros};
 use crate::record::{CloseReason, ConnId, Direction};
 use crate::replay::{
-    self, BLOCK_COST, Command, Failure, Player, Schedule, SessionId, Sessions, Speed,
+    self, BLOCK_COST, Command, Failure, Player, Schedule, SessionId, Sessions, Speed, Totals,
 };
 
 /// What is to be played, and how.
@@ -76,7 +76,7 @@ const PROGRESS_US: u64 = 100_000;
 /// [`Error`]: nothing was sent, or what was read ended in the middle. Trouble with a session is none:
 /// it becomes a [`Notice`] and shows in the [`Outcome`].
 pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
-    let captures = Captures::open(&config.sources, notify).map_err(Error::Input)?;
+    let captures = open(config, notify)?;
     let size = captures.size();
     let target = Target::resolve(&config.target).map_err(Error::Resolve)?;
     let wakers = Wakers::new()?;
@@ -91,12 +91,7 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         .map_err(system("start to read"))?;
     // What is wrong with as much as can be read ahead is known before anything is sent, or created.
     if let Some(found) = feed.begin().map_err(Error::Read)? {
-        if found.sessions == 0 {
-            return Err(Error::NothingToReplay);
-        }
-        if config.player.pace == replay::Pace::Reply && found.replies == 0 {
-            return Err(Error::NoReplies);
-        }
+        check_found(config, &found)?;
     }
     let recording = &config.recording;
     let opened =
@@ -124,12 +119,42 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         closing: Vec::new(),
         unconnected: None,
         failures: 0,
+        is_stopped: false,
         progress_us: config.is_watched.then_some(0),
         size: size.map(|size| size.saturating_mul(config.times)),
         config,
         notify: notify.clone(),
     };
     playback.run()
+}
+
+/// Opens the captures.
+///
+/// # Errors
+/// One cannot be opened, or not as often as it is to be read.
+pub(crate) fn open(config: &Config, notify: &Notify) -> Result<Captures, Error> {
+    let captures = Captures::open(&config.sources, notify).map_err(Error::Input)?;
+    match captures.first_read_once() {
+        Some(name) if config.times > 1 => Err(Error::ReadOnce(name)),
+        _ => Ok(captures),
+    }
+}
+
+/// Whether what was found in the captures is something to play.
+///
+/// # Errors
+/// It is not, and why.
+pub(crate) fn check_found(config: &Config, found: &Totals) -> Result<(), Error> {
+    if found.sessions == 0 {
+        return Err(Error::NothingToReplay);
+    }
+    if config.direction == Direction::Out && found.sends == 0 {
+        return Err(Error::NothingOut);
+    }
+    if config.player.pace == replay::Pace::Reply && found.replies == 0 {
+        return Err(Error::NoReplies);
+    }
+    Ok(())
 }
 
 /// A session's connection.
@@ -187,6 +212,8 @@ struct Playback<'a> {
     /// Why the first session that could not connect could not.
     unconnected: Option<Box<str>>,
     failures: u64,
+    /// It was told to stop before all was played.
+    is_stopped: bool,
     /// When to tell again how far it has come.
     progress_us: Option<u64>,
     size: Option<u64>,
@@ -222,13 +249,19 @@ impl Playback<'_> {
 
     /// Does what is due: walks along the steps, and does what the player commands.
     fn play(&mut self) {
+        if self.recorder.is_starved() {
+            self.player.handle_deaf(self.now_us());
+        }
         self.player.handle_time(self.now_us());
         for _ in 0..BLOCKS_A_TURN {
             if !self.player.wants_block() {
                 break;
             }
             let Some(block) = self.feed.pop() else {
-                self.end_of_blocks();
+                if let Some(end) = self.feed.poll_end() {
+                    self.player.handle_end();
+                    self.found = Some(end);
+                }
                 break;
             };
             if !mem::replace(&mut self.has_begun, true) {
@@ -243,6 +276,11 @@ impl Playback<'_> {
             if let Some(command) = self.player.poll_command() {
                 self.obey(command);
             }
+        }
+        // Only now, when nothing is left to be done, can it be that nothing ever will be.
+        let is_idle = self.player.wants_block() && self.player.commands() == 0;
+        if is_idle && self.feed.is_starved() {
+            self.player.handle_starved(self.now_us());
         }
         while let Some(block) = self.player.poll_spent() {
             self.feed.give_back(block);
@@ -263,26 +301,17 @@ impl Playback<'_> {
         }
     }
 
-    fn end_of_blocks(&mut self) {
-        if let Some(end) = self.feed.poll_end() {
-            self.player.handle_end();
-            self.found = Some(end);
-        } else if self.feed.is_starved() {
-            self.player.handle_starved(self.now_us());
-        }
-    }
-
     fn obey(&mut self, command: Command) {
         match command {
             Command::Dial(session) => self.dial(session, 0, "no address"),
             Command::Write(session) => self.write(session),
             Command::HalfClose(session) => self.half_close(session),
             Command::Reset(session) => self.begin_reset(session),
+            Command::GiveUp(session) => self.give_up(session),
             Command::Close(session, failure) => {
                 let reason = match failure {
-                    None => CloseReason::IdleTimeout,
-                    Some(Failure::Interrupted) => CloseReason::Shutdown,
-                    Some(failure) => CloseReason::Error(failure.to_string().into()),
+                    Failure::Interrupted => CloseReason::Shutdown,
+                    failure => CloseReason::Error(failure.to_string().into()),
                 };
                 if let Some(&nth) = self.by_session.get(&session) {
                     drop(self.unlink(nth, reason));
@@ -439,6 +468,22 @@ impl Playback<'_> {
             link.stream.await_sent();
             link.stage = Stage::Resetting(slot);
             self.list(nth);
+        }
+    }
+
+    /// The target is silent. Whether it has taken everything is the last question.
+    fn give_up(&mut self, session: SessionId) {
+        let Some(&nth) = self.by_session.get(&session) else {
+            return;
+        };
+        let stream = &self.links[nth].stream;
+        stream.await_sent();
+        if stream.is_sent() {
+            drop(self.unlink(nth, CloseReason::IdleTimeout));
+            self.player.handle_quiet(session, self.now_us());
+        } else {
+            let why = "the target has not taken everything";
+            self.fail(nth, CloseReason::Error(why.into()), why);
         }
     }
 
@@ -668,9 +713,9 @@ impl Playback<'_> {
                 _ => {
                     let shutdown = &mut self.recorder.capture.shutdown;
                     if shutdown.phase() == Phase::Running {
-                        self.notify.say(Notice::Stopping {
-                            open: self.links.len() as u64,
-                        });
+                        let active = self.player.active();
+                        self.notify.say(Notice::StoppingReplay { active });
+                        self.is_stopped |= !self.player.is_done();
                     }
                     shutdown.handle_stop(self.clock.now().elapsed_us);
                     self.player.handle_stop(self.now_us());
@@ -711,6 +756,12 @@ impl Playback<'_> {
             let end_us = speed.due_us(found.length_us);
             Duration::from_micros(end_us.saturating_sub(self.now_us()))
         });
+        // Where all has been read the schedule tells; else it is guessed by what was read of the files.
+        let (at_us, consumed) = (self.player.at_us() as f64, self.player.consumed() as f64);
+        let played = match found.filter(|_| speed != Speed::Max) {
+            Some(found) => Some(at_us / found.length_us.max(1) as f64),
+            None => self.size.map(|size| consumed / size.max(1) as f64),
+        };
         Progress {
             elapsed: Duration::from_micros(self.now_us()),
             active: self.player.active(),
@@ -719,7 +770,7 @@ impl Playback<'_> {
             bytes: (tally.sent, tally.received),
             at: Duration::from_micros(self.player.at_us()),
             left,
-            played: (self.size).map(|size| self.player.consumed() as f64 / size.max(1) as f64),
+            played,
         }
     }
 
@@ -733,6 +784,10 @@ impl Playback<'_> {
             Some(end) => (end.totals, end.torn, end.error),
             None => (self.feed.totals().unwrap_or_default(), 0, None),
         };
+        // `wiretape replay … | head` ends quietly.
+        if self.recorder.have_outputs_closed() {
+            return Ok(outcome);
+        }
         let (begun, connected, failed) = (tally.begun, tally.connected, tally.failed);
         self.notify.say(Notice::Replayed(Box::new(Replayed {
             tally,
@@ -746,12 +801,14 @@ impl Playback<'_> {
         }
         match self.unconnected {
             Some(why) if connected == 0 => {
-                return Err(Error::Unreachable(self.config.target.to_string(), why));
+                return Err(Error::Unreachable(why));
             }
-            _ if begun == 0 && found.sessions == 0 => return Err(Error::NothingToReplay),
+            _ if begun == 0 && found.sessions == 0 && !self.is_stopped => {
+                return Err(Error::NothingToReplay);
+            }
             _ => {}
         }
-        let is_whole = failed == 0 && torn == 0 && found.gaps == 0;
+        let is_whole = failed == 0 && torn == 0 && found.gaps == 0 && !self.is_stopped;
         Ok(if is_whole { outcome } else { Outcome::NotWhole })
     }
 }

@@ -192,10 +192,11 @@ impl Captures {
         self.reader = None;
     }
 
-    /// Whether every source can be read again: they are regular files.
-    pub fn are_files(&self) -> bool {
+    /// The first source that cannot be read again, because it is no regular file.
+    pub fn first_read_once(&self) -> Option<String> {
         let mut sources = self.sources.iter();
-        sources.all(|source| matches!(source, Seen::Regular(..)))
+        let found = sources.find(|source| !matches!(source, Seen::Regular(..)));
+        found.map(Seen::name)
     }
 
     /// Whether the next record may have to be waited for: the whole of it has not come yet, and who

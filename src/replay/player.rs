@@ -47,8 +47,11 @@ pub enum Command {
     HalfClose(SessionId),
     /// Reset the connection once all is on its way. Then comes [`Player::handle_over`].
     Reset(SessionId),
-    /// Close it at once. Nothing is heard of it any more. It failed, or the target is quiet.
-    Close(SessionId, Option<Failure>),
+    /// The target has been silent for too long after the session's end: close it. Then comes
+    /// [`Player::handle_quiet`], or, if not everything is on its way, [`Player::handle_failed`].
+    GiveUp(SessionId),
+    /// Close it at once, because it failed. Nothing is heard of it any more.
+    Close(SessionId, Failure),
 }
 
 /// A block, and how many pieces of it have not been sent.
@@ -73,6 +76,8 @@ pub struct Player {
     has_ended: bool,
     at_us: u64,
     consumed: u64,
+    /// When it was last known that nothing could be heard.
+    deaf_us: u64,
     commands: VecDeque<Command>,
     timers: BinaryHeap<Reverse<(u64, SessionId)>>,
     spent: Vec<Block>,
@@ -93,6 +98,7 @@ impl Player {
             has_ended: false,
             at_us: 0,
             consumed: 0,
+            deaf_us: 0,
             commands: VecDeque::new(),
             timers: BinaryHeap::new(),
             spent: Vec::new(),
@@ -127,14 +133,15 @@ impl Player {
     }
 
     /// No steps can come until some have been done, because the memory is full. Where all sessions
-    /// that have begun have nothing to do but wait for steps, one that waits for its turn is given up.
+    /// that have begun have nothing to do but wait for steps, those that wait for their turn are given
+    /// up, until a block comes back.
     pub fn handle_starved(&mut self, now_us: u64) {
-        if !self.sessions.values().all(Playing::is_wanting) {
-            return;
-        }
-        let largest =
-            (0..self.waiting.len()).max_by_key(|&nth| self.sessions[&self.waiting[nth]].queued);
-        if let Some(id) = largest.and_then(|nth| self.waiting.remove(nth)) {
+        while self.spent.is_empty() && self.sessions.values().all(Playing::is_wanting) {
+            let largest =
+                (0..self.waiting.len()).max_by_key(|&nth| self.sessions[&self.waiting[nth]].queued);
+            let Some(id) = largest.and_then(|nth| self.waiting.remove(nth)) else {
+                return;
+            };
             self.end(id, Some(Failure::NoRoom), now_us);
         }
     }
@@ -180,7 +187,10 @@ impl Player {
                 return;
             };
             let due_us = self.config.speed.due_us(step.at_us);
-            if due_us > now_us {
+            // What a session that has failed was still to do is not waited for.
+            let is_left =
+                !matches!(step.act, Act::Open(_)) && !self.sessions.contains_key(&step.session);
+            if due_us > now_us && !is_left {
                 return;
             }
             self.at_us = step.at_us;
@@ -206,7 +216,6 @@ impl Player {
             Act::HalfClose => Some(QueuedAct::HalfClose),
             Act::End(ending) => Some(QueuedAct::End(ending)),
         };
-        // What a session that has failed was still to do is left.
         let Some(session) = self.sessions.get_mut(&id) else {
             return;
         };
@@ -273,15 +282,14 @@ impl Player {
     /// Has a session do what it can do now, and sees when to look at it again.
     fn proceed(&mut self, id: SessionId, now_us: u64) {
         while let Some(session) = self.sessions.get_mut(&id) {
-            let command = match session.next(&self.config, now_us) {
+            let command = match session.next(&self.config, self.deaf_us, now_us) {
                 Next::Rest(until) => return self.wake(id, until),
                 Next::Write => return self.commands.push_back(Command::Write(id)),
-                Next::Close(failure) => {
-                    let is_quiet = failure.is_none() && !session.target_has_ended;
-                    self.tally.quiet += u64::from(is_quiet);
+                Next::Fail(failure) => {
                     self.commands.push_back(Command::Close(id, failure.clone()));
-                    return self.end(id, failure, now_us);
+                    return self.end(id, Some(failure), now_us);
                 }
+                Next::GiveUp => return self.commands.push_back(Command::GiveUp(id)),
                 Next::Dial => Command::Dial(id),
                 Next::HalfClose => Command::HalfClose(id),
                 Next::Reset => Command::Reset(id),
@@ -401,6 +409,18 @@ impl Player {
         self.end(id, None, now_us);
     }
 
+    /// The target is silent, and everything that was sent is on its way. The socket is gone.
+    pub fn handle_quiet(&mut self, id: SessionId, now_us: u64) {
+        self.tally.quiet += 1;
+        self.end(id, None, now_us);
+    }
+
+    /// What comes back cannot be read now, for want of outputs that take it: a target that waits for
+    /// that is not blamed.
+    pub fn handle_deaf(&mut self, now_us: u64) {
+        self.deaf_us = now_us;
+    }
+
     /// Told to stop: every session is closed where it stands, and none is begun.
     pub fn handle_stop(&mut self, now_us: u64) {
         self.has_ended = true;
@@ -409,9 +429,9 @@ impl Player {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         ids.sort();
         for id in ids {
-            let failure = Some(Failure::Interrupted);
-            self.commands.push_back(Command::Close(id, failure.clone()));
-            self.end(id, failure, now_us);
+            self.commands
+                .push_back(Command::Close(id, Failure::Interrupted));
+            self.end(id, Some(Failure::Interrupted), now_us);
         }
     }
 

@@ -103,8 +103,10 @@ pub(super) enum Next {
     Write,
     HalfClose,
     Reset,
-    /// It is over, and this went wrong, if anything did.
-    Close(Option<Failure>),
+    /// The target is silent: it is to be closed.
+    GiveUp,
+    /// It is over, because this went wrong.
+    Fail(Failure),
 }
 
 impl Playing {
@@ -150,15 +152,17 @@ impl Playing {
         }
     }
 
-    /// What it does now. Asked again until it rests, writes or closes.
-    pub(super) fn next(&mut self, config: &Config, now_us: u64) -> Next {
+    /// What it does now. Asked again until it rests, writes or is over. Silence counts only behind
+    /// `deaf_us`.
+    pub(super) fn next(&mut self, config: &Config, deaf_us: u64, now_us: u64) -> Next {
+        let give_up = |since: u64| since.max(deaf_us).saturating_add(config.timeout_us);
         match &mut self.state {
             State::Waiting => Next::Rest(None),
             State::Dialling { since, again } => {
-                let give_up = since.saturating_add(config.timeout_us);
+                let give_up = give_up(*since);
                 if now_us >= give_up {
                     let why = again.take().map_or("timed out".into(), |(_, why)| why);
-                    return Next::Close(Some(Failure::Connect(why)));
+                    return Next::Fail(Failure::Connect(why));
                 }
                 match again {
                     Some((at, _)) if now_us >= *at => {
@@ -170,22 +174,23 @@ impl Playing {
                     None => Next::Rest(Some(give_up)),
                 }
             }
-            State::Open => self.play(config, now_us),
+            State::Open => self.play(config, deaf_us, now_us),
             State::Leaving { since } => {
-                let quiet = self.heard_us.max(*since).saturating_add(config.timeout_us);
                 let longest = config.timeout_us.saturating_mul(LONGEST_FAREWELL);
-                let give_up = quiet.min(since.saturating_add(longest));
+                let longest = (*since).max(deaf_us).saturating_add(longest);
+                let give_up = give_up(self.heard_us.max(*since)).min(longest);
                 if now_us < give_up {
                     Next::Rest(Some(give_up))
                 } else {
-                    Next::Close(None)
+                    Next::GiveUp
                 }
             }
         }
     }
 
     /// The first in the queue, as far as time, replies and the target allow.
-    fn play(&mut self, config: &Config, now_us: u64) -> Next {
+    fn play(&mut self, config: &Config, deaf_us: u64, now_us: u64) -> Next {
+        let give_up = |since: u64| since.max(deaf_us).saturating_add(config.timeout_us);
         let Some(front) = self.queue.front() else {
             return Next::Rest(None);
         };
@@ -196,16 +201,16 @@ impl Playing {
         let missing = front.replies.saturating_sub(self.received);
         if config.pace == Pace::Reply && missing > 0 {
             let since = *self.wanting_since.get_or_insert(now_us);
-            let give_up = (self.heard_us.max(since)).saturating_add(config.timeout_us);
+            let give_up = give_up(self.heard_us.max(since));
             if now_us < give_up && !self.target_has_ended {
                 return Next::Rest(Some(give_up));
             }
             if let Some(seq) = self.next_seq() {
-                return Next::Close(Some(Failure::NoReply {
+                return Next::Fail(Failure::NoReply {
                     seq,
                     missing,
                     has_ended: self.target_has_ended,
-                }));
+                });
             }
             // Nothing is left to send: it ends without what has not come.
         }
@@ -220,29 +225,27 @@ impl Playing {
                     self.is_writing = true;
                     Next::Write
                 }
-                Some(since) if now_us < since.saturating_add(config.timeout_us) => {
-                    Next::Rest(Some(since.saturating_add(config.timeout_us)))
-                }
-                Some(_) => Next::Close(Some(Failure::Stalled)),
+                Some(since) if now_us < give_up(since) => Next::Rest(Some(give_up(since))),
+                Some(_) => Next::Fail(Failure::Stalled),
             },
             QueuedAct::HalfClose => {
                 self.queue.pop_front();
-                self.half_close(config, now_us)
+                self.half_close(config, deaf_us, now_us)
             }
             QueuedAct::End(ending) => {
                 self.queue.clear();
                 self.state = State::Leaving { since: now_us };
                 match ending {
-                    Ending::Orderly => self.half_close(config, now_us),
+                    Ending::Orderly => self.half_close(config, deaf_us, now_us),
                     Ending::Reset => Next::Reset,
                 }
             }
         }
     }
 
-    fn half_close(&mut self, config: &Config, now_us: u64) -> Next {
+    fn half_close(&mut self, config: &Config, deaf_us: u64, now_us: u64) -> Next {
         if mem::replace(&mut self.has_half_closed, true) {
-            self.next(config, now_us)
+            self.next(config, deaf_us, now_us)
         } else {
             Next::HalfClose
         }

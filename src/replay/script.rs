@@ -105,7 +105,7 @@ pub struct Piece {
 const BLOCK_BYTES: usize = 256 * 1024;
 
 /// Steps in a block at most.
-const BLOCK_STEPS: usize = 2048;
+const BLOCK_STEPS: usize = 1024;
 
 /// What a block costs at most while it is played, in bytes: twice its steps, for those that wait in
 /// queues.

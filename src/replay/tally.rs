@@ -86,7 +86,7 @@ pub struct Tally {
     pub done: u64,
     /// Sessions that failed.
     pub failed: u64,
-    /// Sessions, of those that are done, whose target had not ended when it was given up.
+    /// Sessions, of those that are done, that were closed because the target did not end.
     pub quiet: u64,
     /// Records sent.
     pub sends: u64,

@@ -152,11 +152,11 @@ impl<R: BufRead> Reader<R> {
         }
         self.line_number += 1;
         let start = self.offset;
-        self.offset += read as u64;
+        self.offset += read;
         if self.line.last() == Some(&b'\n') {
             return Ok(true);
         }
-        if read as u64 == limit {
+        if read == limit {
             return Err(self.error(Cause::TooLong));
         }
         // jq and people may leave out the last newline: a whole object is a whole line.
@@ -166,7 +166,7 @@ impl<R: BufRead> Reader<R> {
         self.torn = Some(Torn {
             line: self.line_number,
             offset: start,
-            len: read as u64,
+            len: read,
         });
         Ok(false)
     }

@@ -294,7 +294,7 @@ impl World {
     }
 
     fn obey(&mut self, command: &Command) {
-        match *command {
+        match command.clone() {
             Command::Dial(session) => self.dial(session),
             Command::Write(session) => self.write(session),
             Command::HalfClose(session) => {
@@ -324,6 +324,12 @@ impl World {
                 server.is_resetting = true;
                 self.seen.resets += 1;
                 self.after(session, Happening::Over);
+            }
+            Command::GiveUp(session) => {
+                // It may have ended in this turn, behind this command.
+                if self.servers.remove(&session).is_some() {
+                    self.player.handle_quiet(session, self.now_us);
+                }
             }
             Command::Close(session, _) => {
                 // A session may be given up before it has been dialled.
