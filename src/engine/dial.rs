@@ -13,6 +13,10 @@ use super::address::{Address, shown};
 use super::stream::Socket;
 use crate::notice::describe;
 
+/// Bytes of a connection that the kernel takes beyond what the target has room for. Without a bound
+/// it takes megabytes, and what a slow target has still to take cannot be told from what it has.
+const UNSENT_MAX: u32 = 256 * 1024;
+
 /// An address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Destination {
@@ -96,8 +100,10 @@ impl Target {
     pub(super) fn dial(&self, nth: usize) -> Dialled {
         let socket = match self.destination(nth) {
             Destination::Tcp(address) => TcpStream::connect(*address).map(|tcp| {
+                let socket = SockRef::from(&tcp);
                 // Every send goes at its time. A socket that cannot be told so sends all the same.
-                let _ = SockRef::from(&tcp).set_tcp_nodelay(true);
+                let _ = socket.set_tcp_nodelay(true);
+                let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
                 Socket::Tcp(tcp)
             }),
             Destination::Unix(path) => UnixStream::connect(path).map(Socket::Unix),

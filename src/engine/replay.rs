@@ -178,6 +178,9 @@ enum Stage {
 /// What has ended of a connection.
 #[derive(Debug, Default)]
 struct Ends {
+    /// This side's end is to be told once everything is on its way: the kernel does not say so any
+    /// more behind it.
+    is_due: bool,
     ours: bool,
     theirs: bool,
     /// It cannot be written to any more, for this reason; what came before that is read.
@@ -453,8 +456,8 @@ impl Playback<'_> {
         };
         let link = &mut self.links[nth];
         if let Stage::Open(_, ends) = &mut link.stage {
-            link.stream.end_sending();
-            ends.ours = true;
+            link.stream.await_sent();
+            ends.is_due = true;
             self.list(nth);
         }
     }
@@ -476,9 +479,12 @@ impl Playback<'_> {
         let Some(&nth) = self.by_session.get(&session) else {
             return;
         };
-        let stream = &self.links[nth].stream;
-        stream.await_sent();
-        if stream.is_sent() {
+        let link = &self.links[nth];
+        let is_sent = match &link.stage {
+            Stage::Open(_, ends) => ends.ours,
+            Stage::Connecting { .. } | Stage::Resetting(_) => link.stream.is_sent(),
+        };
+        if is_sent {
             drop(self.unlink(nth, CloseReason::IdleTimeout));
             self.player.handle_quiet(session, self.now_us());
         } else {
@@ -496,12 +502,16 @@ impl Playback<'_> {
             let nth = self.turn[at];
             if let Some(link) = self.links.get_mut(nth) {
                 link.stream.is_listed = false;
-                match &link.stage {
+                match &mut link.stage {
                     Stage::Connecting { address } => {
                         let address = *address;
                         self.handle_connecting(nth, address);
                     }
                     Stage::Open(slot, ends) => {
+                        if ends.is_due && link.stream.is_sent() {
+                            link.stream.end_sending();
+                            (ends.is_due, ends.ours) = (false, true);
+                        }
                         let (slot, theirs) = (*slot, ends.theirs);
                         if theirs {
                             self.look_whether_over(nth);
