@@ -1,5 +1,5 @@
 //! wiretape captures what arrives on a TCP port: every byte, with its time, its connection and its
-//! peer, to standard output, files and NDJSON.
+//! peer, to standard output, files and NDJSON; and it sends captured sessions again, to another server.
 //!
 //! This is the map of the program. The library exists for its binary and its tests; no promise is
 //! made about its interface. What is promised is the command line (`man wiretape`) and the capture
@@ -8,8 +8,10 @@
 //! # The way data flows
 //!
 //! ```text
-//! socket → engine reads into a Batch → capture core writes the record heads → router
-//!        → queue of each output → its worker: encoder → file, standard output
+//! capture: socket → engine reads into a Batch → capture core writes the record heads → router
+//!                 → queue of each output → its worker: encoder → file, standard output
+//! replay:  file, standard input → decoder → sessions → steps in Blocks → player → engine → socket
+//!                 (and what comes back goes the way of a capture)
 //! ```
 //!
 //! # Vocabulary
@@ -30,6 +32,11 @@
 //! | *sink* | a file being written, and what is encoded for it: `output/sink.rs` |
 //! | *gap* | records that an output missed, counted |
 //! | *share* | what an output that may miss records holds of the buffer at most |
+//! | *session* | a recorded connection that is played; *origin*, where it comes from |
+//! | *step* | something that a session does, at its *position* in what is played |
+//! | *block* | a stretch of steps, and the bytes they send: [`replay::Block`] |
+//! | *target* | the server that a replay connects to |
+//! | *replies* | what came back in the recording; *answers*, what comes back now |
 //! | *retire* | to have the kernel take nothing more from a peer, read what it has taken, and close |
 //! | *drain* | retiring every connection, those in the accept queue included, when the run is to end |
 //! | *notice* | something to be said to a person: [`notice::Notice`] |
@@ -39,16 +46,18 @@
 //! | room | owns | must not know |
 //! | --- | --- | --- |
 //! | [`record`] | what is recorded; batches and the one memory bound | I/O, clocks |
-//! | [`notice`] | what there is to say to a person | how it is said |
 //! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
 //! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
+//! | [`replay`] | sessions, their steps, what is done next and when | I/O, clocks: time is a parameter |
+//! | [`notice`] | what there is to say to a person | how it is said |
+//! | [`input`] | captures that are read: files, standard input, decompression | what is done with the records |
 //! | [`output`] | files and threads; writing, rotating, failing, keeping house | sockets, `capture`; the clock it is handed is not its own |
 //! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
-//! Imports go one way: `record ← notice`, `record ← codec`, `record ← capture`,
-//! `codec, notice, record ← output`, all of these `← engine`, everything `← cli`. A test
-//! (`tests/tidy`) reads the `use` lines and fails on a breach.
+//! Imports go one way: `record ← codec`, `record ← capture`, `record ← replay`,
+//! `record, replay ← notice`, `codec, notice, record ← input` and `← output`, all of these `← engine`,
+//! everything `← cli`. A test (`tests/tidy`) reads the `use` lines and fails on a breach.
 //!
 //! # Invariants worth knowing before a change
 //!
@@ -67,6 +76,11 @@
 //! * **Numbers follow from places.** A batch knows the number of its first record and how many it
 //!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
 //!   the encoders split by.
+//! * **Steps stand in the order of their times**, so the player walks along them, and a session's queue
+//!   holds only what is due. The memory of a replay is its blocks, as that of a capture is its batches.
+//! * **What counts as played was taken**: a session ends its sending only once the kernel has everything
+//!   on its way, and is done when both sides have ended and the last acknowledgement has come
+//!   (`engine/stream.rs`), or the target stays silent behind that.
 //! * **What was acknowledged is recorded.** Who is to be closed is retired first: a filter that drops
 //!   every packet makes what a peer has had acknowledged a finite thing; it is read to its end, and
 //!   the FIN behind it tells the peer how much that was (`engine/stream.rs`).

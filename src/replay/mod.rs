@@ -26,4 +26,4 @@ pub use player::{Command, Config, Pace, Player};
 pub use schedule::{Schedule, Speed};
 pub use script::{Act, BLOCK_COST, Block, Ending, Origin, Piece, Place, SessionId, Sink, Step};
 pub use session::{Sessions, Totals};
-pub use tally::{Ended, Failure, Tally};
+pub use tally::{Ended, Failure, LATE_US, Tally};

@@ -11,7 +11,7 @@ use super::script::{Act, Ending, Origin, Place, SessionId, Sink, Step};
 use crate::record::selection::Selection;
 use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, RunId, Start};
 
-/// See the [module](self).
+/// Makes steps of records: those of a capture, or of several, one after another.
 #[derive(Debug)]
 pub struct Sessions {
     selection: Selection,
