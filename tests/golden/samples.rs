@@ -4,7 +4,7 @@ use std::fs;
 
 use wiretape::codec::ndjson::{Reader, Torn};
 use wiretape::codec::{Audience, Encoder, Format};
-use wiretape::record::{Event, Record};
+use wiretape::record::{Direction, Event, Record};
 
 use crate::expected::assert_same;
 use crate::ledger::Ledger;
@@ -132,6 +132,22 @@ fn binary_sample_holds_what_the_gateway_sent() {
         &device,
         &encode(&sample.records, Format::Raw),
     );
+}
+
+#[test]
+fn redis_sample_holds_both_directions() {
+    let sample = check("redis.ndjson");
+    let bytes = |wanted: Direction| -> usize {
+        let payload = |record: &Record<'_>| match &record.event {
+            Event::Data {
+                direction, payload, ..
+            } if *direction == wanted => payload.len(),
+            _ => 0,
+        };
+        sample.records.iter().map(payload).sum()
+    };
+    assert_eq!(sample.records.len(), 24);
+    assert_eq!((bytes(Direction::In), bytes(Direction::Out)), (285, 71));
 }
 
 #[test]
