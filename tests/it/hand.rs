@@ -1,9 +1,8 @@
 //! What a replay is tried with: captures written by hand, and targets that the test plays itself.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
@@ -80,11 +79,10 @@ impl Script {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(BEGAN) + self.at;
         let time = humantime::format_rfc3339_micros(time);
         let (elapsed_us, seq) = (self.at.as_micros(), self.seq);
-        let line = writeln!(
-            self.text,
+        self.text += &format!(
             r#"{{"type":"{kind}","ts":"{time}","elapsed_us":{elapsed_us},"seq":{seq}{rest}}}"#
         );
-        line.expect("a string takes it");
+        self.text.push('\n');
         self.seq += 1;
         self
     }
@@ -110,11 +108,16 @@ impl Script {
 
     /// `wiretape replay a.ndjson TARGET ARGS…` in a folder of its own, where this is `a.ndjson`.
     pub fn start(&self, target: &str, args: &[&str]) -> Tape {
-        self.start_with(target, args, |_| {})
+        self.start_with(target, args, |command| command)
     }
 
     /// The same, with more done to the command.
-    pub fn start_with(&self, target: &str, args: &[&str], with: impl Fn(&mut Command)) -> Tape {
+    pub fn start_with(
+        &self,
+        target: &str,
+        args: &[&str],
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Tape {
         let folder = tempfile::tempdir().expect("a temporary folder");
         fs::write(folder.path().join("a.ndjson"), &self.text).expect("it is new");
         let mut command = replay_command(&["a.ndjson", target]);
@@ -133,6 +136,12 @@ pub fn replay_command(args: &[&str]) -> Command {
     let mut command = wiretape();
     command.arg("replay").args(args);
     command
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 /// A target that the test plays: what comes of each connection is told.

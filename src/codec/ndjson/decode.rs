@@ -74,7 +74,7 @@ impl<R: BufRead> Reader<R> {
     /// As [`Reader::next_record`].
     pub fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
-            if self.advance_within_buffer() {
+            if self.advance_within_buffer()? {
                 return Ok(true);
             }
             let start = self.offset;
@@ -124,13 +124,14 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// Reads the next line where it lies, if it is one of most and whole in the input's buffer.
-    fn advance_within_buffer(&mut self) -> bool {
-        // An error comes again where it is looked for.
-        let Ok(bytes) = self.input.fill_buf() else {
-            return false;
+    fn advance_within_buffer(&mut self) -> Result<bool, ReadError> {
+        let bytes = match self.input.fill_buf() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(false),
+            Err(error) => return Err(self.unreadable(error)),
         };
         let Some(newline) = memchr(b'\n', bytes) else {
-            return false;
+            return Ok(false);
         };
         self.canonical = canonical::read(&bytes[..=newline], &mut self.texts);
         if self.canonical.is_some() {
@@ -138,7 +139,7 @@ impl<R: BufRead> Reader<R> {
             self.offset += newline as u64 + 1;
             self.line_number += 1;
         }
-        self.canonical.is_some()
+        Ok(self.canonical.is_some())
     }
 
     /// Reads a line with its newline; `false` at the end and at a torn line.
@@ -146,7 +147,7 @@ impl<R: BufRead> Reader<R> {
         self.line.clear();
         let limit = LINE_LIMIT as u64 + 1;
         let read = self.fill_line(LINE_LIMIT + 1);
-        let read = read.map_err(|error| self.error(Cause::Io(error)))?;
+        let read = read.map_err(|error| self.unreadable(error))?;
         if read == 0 {
             return Ok(false);
         }
@@ -162,6 +163,11 @@ impl<R: BufRead> Reader<R> {
         // jq and people may leave out the last newline: a whole object is a whole line.
         if serde_json::from_slice::<Kind<'_>>(&self.line).is_ok() {
             return Ok(true);
+        }
+        // A capture that was cut short in its first line at least began as one.
+        let is_object = self.line.trim_ascii_start().first() == Some(&b'{');
+        if self.line_number == 1 && !is_object {
+            self.holds_record()?;
         }
         self.torn = Some(Torn {
             line: self.line_number,
@@ -227,6 +233,14 @@ impl<R: BufRead> Reader<R> {
             return Err(self.error(Cause::Newer(kind.v.unwrap_or_default())));
         }
         Ok(KNOWN_TYPES.contains(&&*kind.kind))
+    }
+
+    /// The line behind the last one cannot be read.
+    fn unreadable(&self, error: io::Error) -> ReadError {
+        ReadError {
+            line: self.line_number + 1,
+            ..self.error(Cause::Io(error))
+        }
     }
 
     fn error(&self, cause: Cause) -> ReadError {

@@ -255,6 +255,8 @@ fn a_torn_line_ends_a_run_and_not_the_capture() {
 #[test]
 fn what_is_no_capture_is_named_with_line_and_cause() {
     check("hello\n", &[], "f: line 1: not a capture record");
+    check("hello", &[], "f: line 1: not a capture record");
+    check(&format!("{DATA}\n\0\0\0"), &[2], "torn at byte");
     check(
         &format!("{START}\n{{}}\n{DATA}\n"),
         &[0],
