@@ -41,7 +41,8 @@ pub const SAME_SIGNAL: Duration = Duration::from_millis(250);
 pub struct Shutdown {
     phase: Phase,
     drain: Duration,
-    began_us: u64,
+    /// When it was told to stop.
+    told_us: Option<u64>,
 }
 
 impl Shutdown {
@@ -50,7 +51,7 @@ impl Shutdown {
         Self {
             phase: Phase::Running,
             drain,
-            began_us: 0,
+            told_us: None,
         }
     }
 
@@ -59,19 +60,27 @@ impl Shutdown {
         self.phase
     }
 
-    /// It was told to stop, or has nothing left to do.
+    /// INT or TERM came.
     pub fn handle_stop(&mut self, now_us: u64) {
-        match self.phase {
-            Phase::Running => {
-                self.phase = Phase::Draining;
-                self.began_us = now_us;
+        match (self.phase, self.told_us) {
+            (Phase::Done(_), _) => {}
+            (_, None) => {
+                self.told_us = Some(now_us);
+                self.handle_finished();
             }
-            Phase::Draining | Phase::Flushing => {
-                if now_us >= self.began_us.saturating_add(micros(SAME_SIGNAL)) {
+            (_, Some(told_us)) => {
+                if now_us >= told_us.saturating_add(micros(SAME_SIGNAL)) {
                     self.phase = Phase::Done(Ending::Interrupted);
                 }
             }
-            Phase::Done(_) => {}
+        }
+    }
+
+    /// Nothing is left to be done but to write what there is, for which there is time until it is told
+    /// to stop.
+    pub fn handle_finished(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Draining;
         }
     }
 
@@ -103,7 +112,7 @@ impl Shutdown {
     pub fn deadline_us(&self) -> Option<u64> {
         match self.phase {
             Phase::Draining | Phase::Flushing => {
-                Some(self.began_us.saturating_add(micros(self.drain)))
+                (self.told_us).map(|told_us| told_us.saturating_add(micros(self.drain)))
             }
             Phase::Running | Phase::Done(_) => None,
         }
@@ -117,11 +126,12 @@ mod tests {
     #[derive(Clone, Copy)]
     enum Step {
         Signal(u64),
+        Finished,
         Time(u64),
         Drained,
         Flushed,
     }
-    use Step::{Drained, Flushed, Signal, Time};
+    use Step::{Drained, Finished, Flushed, Signal, Time};
 
     /// Runs a script with a drain time of 5 s and times in milliseconds.
     fn check(script: &[Step], expected: Phase) {
@@ -129,6 +139,7 @@ mod tests {
         for step in script {
             match *step {
                 Signal(ms) => shutdown.handle_stop(ms * 1000),
+                Finished => shutdown.handle_finished(),
                 Time(ms) => shutdown.handle_timeout(ms * 1000),
                 Drained => shutdown.handle_drained(),
                 Flushed => shutdown.handle_flushed(),
@@ -159,6 +170,29 @@ mod tests {
         check(
             &[Signal(10), Drained, Time(5010), Flushed],
             Phase::Done(Ending::DeadlinePassed),
+        );
+    }
+
+    #[test]
+    fn what_has_come_to_its_end_has_time_until_it_is_told_to_stop() {
+        check(&[Finished, Drained, Time(60_000)], Phase::Flushing);
+        check(
+            &[
+                Finished,
+                Drained,
+                Time(60_000),
+                Signal(60_001),
+                Time(60_002),
+            ],
+            Phase::Flushing,
+        );
+        check(
+            &[Finished, Drained, Signal(60_000), Time(65_000)],
+            Phase::Done(Ending::DeadlinePassed),
+        );
+        check(
+            &[Finished, Signal(60_000), Signal(60_300)],
+            Phase::Done(Ending::Interrupted),
         );
     }
 

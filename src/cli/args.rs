@@ -128,6 +128,8 @@ pub struct Replay {
     pub pace: PaceArg,
 
     /// Sessions at once at most; others wait for their turn [default: as recorded]
+    ///
+    /// What the waiting ones are to send is kept in memory (--buffer). Where that fills, they fail.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub jobs: Option<u32>,
 

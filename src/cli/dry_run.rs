@@ -31,16 +31,31 @@ pub(super) fn print(config: &Config, notify: &Notify) -> Result<Outcome, Error> 
         if nth > 0 {
             captures.rewind();
         }
-        while captures.advance().map_err(Error::Read)? {
+        loop {
+            // What was printed so far is seen while the next is waited for.
+            let mut flushed = Ok(());
+            let advanced = captures.advance(|| flushed = stdout.flush());
+            if !written(flushed)? {
+                return Ok(Outcome::Whole);
+            }
+            if !advanced.map_err(Error::Read)? {
+                break;
+            }
             let record = captures.record().map_err(Error::Read)?;
             let Ok(()) = sessions.handle_record(&record, &mut printer);
-            if !printer.flush(&mut stdout, captures.would_wait())? {
+            let lines = mem::take(&mut printer.lines);
+            if !written(stdout.write_all(lines.as_bytes()))? {
                 return Ok(Outcome::Whole);
             }
         }
         let Ok(()) = sessions.handle_end(&mut printer);
-        if !printer.flush(&mut stdout, true)? {
+        let lines = mem::take(&mut printer.lines);
+        let result = stdout.write_all(lines.as_bytes());
+        if !written(result.and_then(|()| stdout.flush()))? {
             return Ok(Outcome::Whole);
+        }
+        if sessions.totals().sessions == 0 {
+            break;
         }
     }
     let found = sessions.totals();
@@ -57,19 +72,12 @@ struct Printer<'a> {
     lines: String,
 }
 
-impl Printer<'_> {
-    /// Writes the lines so far, through to the reader if `is_all`; `false` where nobody reads.
-    fn flush(&mut self, stdout: &mut impl Write, is_all: bool) -> Result<bool, Error> {
-        let lines = mem::take(&mut self.lines);
-        let mut result = stdout.write_all(lines.as_bytes());
-        if is_all {
-            result = result.and_then(|()| stdout.flush());
-        }
-        match result {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Error::System("write to standard output", error)),
-        }
+/// Whether it was written; not, where nobody reads.
+fn written(result: io::Result<()>) -> Result<bool, Error> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::System("write to standard output", error)),
     }
 }
 

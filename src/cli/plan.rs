@@ -2,7 +2,9 @@
 //! and nothing changed here but the process's own open-file limit.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, IsTerminal};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use bytesize::ByteSize;
@@ -15,8 +17,8 @@ use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
 use crate::engine::{Config, Recording, limits, replay};
 use crate::input::Source;
-use crate::output::OutputSpec;
 use crate::output::options::SyncPolicy;
+use crate::output::{OutputSpec, PlaceSpec};
 use crate::record::selection::Selection;
 use crate::record::time::micros;
 use crate::record::{Direction, Framing};
@@ -86,6 +88,16 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
     if args.dry_run && !outputs.is_empty() {
         return usage("--dry-run connects to nobody: there are no answers for an output");
     }
+    for spec in &outputs {
+        if let PlaceSpec::File(path) = &spec.place {
+            if let Some(source) = sources.iter().find(|source| is_same_file(source, path)) {
+                return usage(format!(
+                    "{} takes the answers and is replayed itself, as {source}: name another file",
+                    path.display()
+                ));
+            }
+        }
+    }
     if outputs.is_empty() {
         if let Some(flag) = first_for_outputs(&args.output) {
             return usage(format!(
@@ -134,6 +146,18 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
 
 /// Files of a replay that may be open at once: those that are no regular files stay open.
 const FILES_OPEN: usize = 16;
+
+/// Whether a source is the file at `path`, by whatever name. One that cannot be looked at is none.
+fn is_same_file(source: &Source, path: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    match source {
+        Source::Stdin => false,
+        Source::File(source) => identity(source).is_some_and(|at| identity(path) == Some(at)),
+    }
+}
 
 fn source(path: &Path) -> Source {
     match path.to_str() {

@@ -1,5 +1,6 @@
 //! Where to connect to, and connecting.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -91,14 +92,15 @@ impl Target {
         })
     }
 
-    /// How many addresses there are.
-    pub(super) fn len(&self) -> usize {
-        self.destinations.len()
+    /// The addresses, each once, the one that is tried first in front.
+    pub(super) fn addresses(&self) -> VecDeque<usize> {
+        let count = self.destinations.len();
+        (self.first..count).chain(0..self.first).collect()
     }
 
-    /// Begins to connect to the `nth` address from the one that is tried first.
-    pub(super) fn dial(&self, nth: usize) -> Dialled {
-        let socket = match self.destination(nth) {
+    /// Begins to connect to this address; `is_last` if no other is left to be tried.
+    pub(super) fn dial(&self, address: usize, is_last: bool) -> Dialled {
+        let socket = match &self.destinations[address] {
             Destination::Tcp(address) => TcpStream::connect(*address).map(|tcp| {
                 let socket = SockRef::from(&tcp);
                 // Every send goes at its time. A socket that cannot be told so sends all the same.
@@ -110,24 +112,27 @@ impl Target {
         };
         match socket {
             Ok(socket) => Dialled::Begun(socket),
-            Err(error) if is_shortage(&error) => Dialled::Later(error),
+            // Without IPv6, say, an address of its kind cannot be reached from any of this machine's.
+            Err(error) if is_shortage(&error) && (is_last || !is_unavailable(&error)) => {
+                Dialled::Later(error)
+            }
             Err(error) => Dialled::Failed(error),
         }
     }
 
-    /// The `nth` address from the one that is tried first has answered.
-    pub(super) fn prefer(&mut self, nth: usize) {
-        self.first = (self.first + nth) % self.destinations.len();
+    /// This address has answered: it is tried first from here on.
+    pub(super) fn prefer(&mut self, address: usize) {
+        self.first = address;
     }
 
-    /// The `nth` address from the one that is tried first.
-    pub(super) fn name(&self, nth: usize) -> String {
-        self.destination(nth).to_string()
+    /// What this address is called in records.
+    pub(super) fn name(&self, address: usize) -> String {
+        self.destinations[address].to_string()
     }
+}
 
-    fn destination(&self, nth: usize) -> &Destination {
-        &self.destinations[(self.first + nth) % self.destinations.len()]
-    }
+fn is_unavailable(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 /// No descriptors, no memory, no port of this machine left, or, at a Unix socket, a full queue.

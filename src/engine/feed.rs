@@ -185,7 +185,7 @@ fn read(mut captures: Captures, mut sessions: Sessions, times: u64, mut writer: 
         if sessions.handle_end(&mut writer).is_err() {
             return;
         }
-        if result.is_err() {
+        if result.is_err() || sessions.totals().sessions == 0 {
             break;
         }
     }
@@ -206,10 +206,8 @@ fn read_once(
     writer: &mut Writer,
 ) -> Result<(), Stop> {
     loop {
-        if captures.would_wait() {
-            writer.hand_over(true, None);
-        }
-        if !captures.advance().map_err(Stop::Unreadable)? {
+        let advanced = captures.advance(|| writer.hand_over(true, None));
+        if !advanced.map_err(Stop::Unreadable)? {
             return Ok(());
         }
         writer.consumed = captures.consumed();

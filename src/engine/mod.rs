@@ -155,19 +155,26 @@ impl Wakers {
             // It can fail only if the counter is full, and then the loop wakes anyway.
             let _ = waker.wake();
         }));
-        let mut signals =
-            Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1]).map_err(system("watch signals"))?;
-        (poll.registry())
-            .register(&mut signals, SIGNALS, mio::Interest::READABLE)
-            .map_err(system("watch signals"))?;
-        // A file that reaches its size limit is an error of the write, not the end of the process.
-        signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
-            .map_err(system("watch signals"))?;
+        let signals = Signals::new([0; 0]).map_err(system("watch signals"))?;
         Ok(Self {
             poll,
             signals,
             doorbell,
         })
+    }
+
+    /// From here on a signal does nothing but tell the loop.
+    fn watch_signals(&mut self) -> Result<(), Error> {
+        for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1] {
+            (self.signals.add_signal(signal)).map_err(system("watch signals"))?;
+        }
+        (self.poll.registry())
+            .register(&mut self.signals, SIGNALS, mio::Interest::READABLE)
+            .map_err(system("watch signals"))?;
+        // A file that reaches its size limit is an error of the write, not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))
+            .map_err(system("watch signals"))?;
+        Ok(())
     }
 }
 
@@ -184,7 +191,8 @@ pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let recording = &config.recording;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
-    let wakers = Wakers::new()?;
+    let mut wakers = Wakers::new()?;
+    wakers.watch_signals()?;
     let names: Vec<String> = (bound.iter())
         .map(|socket| socket.name().to_owned())
         .collect();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::codec::ndjson::{Cause, ReadError, Reader};
+use crate::codec::ndjson::{Cause, Line, ReadError, Reader};
 use crate::notice::{Notice, Notify, describe};
 use crate::record::Record;
 use decompress::Body;
@@ -132,19 +132,25 @@ impl Captures {
         })
     }
 
-    /// Goes to the next record, for [`Captures::record`]; `false` at the end of the last capture. One
-    /// that ends in the middle of a line, or of a compressed stream, is good up to there; it is said
+    /// Goes to the next record, for [`Captures::record`]; `false` at the end of the last capture. Calls
+    /// `before_wait` whenever the next line may have to be waited for, because who writes it is another
+    /// program. A capture that ends in the middle of a line, or of a compressed stream, is good up to there; it is said
     /// where.
     ///
     /// # Errors
     /// What cannot be read, or is no capture: naming it, and the line.
-    pub fn advance(&mut self) -> Result<bool, ReadError> {
+    pub fn advance(&mut self, mut before_wait: impl FnMut()) -> Result<bool, ReadError> {
         loop {
+            if self.would_wait() {
+                before_wait();
+            }
             if let Some(reader) = &mut self.reader {
-                if reader.advance()? {
-                    return Ok(true);
+                match reader.step()? {
+                    Line::Record => return Ok(true),
+                    Line::Other => continue,
+                    Line::End => self.end_capture(),
                 }
-                self.end_capture();
+                continue;
             }
             let Some(source) = self.sources.get_mut(self.next) else {
                 return Ok(false);
@@ -199,9 +205,8 @@ impl Captures {
         found.map(Seen::name)
     }
 
-    /// Whether the next record may have to be waited for: the whole of it has not come yet, and who
-    /// writes it is another program.
-    pub fn would_wait(&self) -> bool {
+    /// Whether the next line may have to be waited for: the whole of it has not come yet.
+    fn would_wait(&self) -> bool {
         let current = self.next - usize::from(self.reader.is_some());
         let is_file = matches!(self.sources.get(current), Some(Seen::Regular(..)) | None);
         let buffered = self.reader.as_ref().map(|reader| reader.input().buffered());

@@ -54,7 +54,7 @@ pub enum Command {
     Close(SessionId, Failure),
 }
 
-/// A block, and how many pieces of it have not been sent.
+/// A block, and how many pieces of it have not been sent, and sessions in it have not begun.
 #[derive(Debug)]
 struct Held {
     block: Block,
@@ -204,8 +204,10 @@ impl Player {
         let id = step.session;
         let act = match step.act {
             Act::Open(origin) => {
-                self.sessions.insert(id, Playing::new(origin, now_us));
+                let session = Playing::new(origin, block, now_us);
+                self.sessions.insert(id, session);
                 self.waiting.push_back(id);
+                self.blocks[block].unsent += 1;
                 None
             }
             Act::Send { seq, payload } => Some(QueuedAct::Send {
@@ -271,10 +273,12 @@ impl Player {
                 return;
             }
             session.handle_turn(now_us);
+            let opened_in = session.opened_in.take();
             self.waiting.pop_front();
             self.active += 1;
             self.tally.begun += 1;
             self.commands.push_back(Command::Dial(id));
+            self.release_pieces(opened_in);
             self.proceed(id, now_us);
         }
     }

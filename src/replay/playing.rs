@@ -11,8 +11,10 @@ use super::tally::{Failure, Tally};
 /// When the target goes on and on after a session's end, it is heard for this many times the timeout.
 const LONGEST_FAREWELL: u64 = 10;
 
-/// A connection that the system had no room for is tried again after this long.
+/// A connection that the system had no room for is tried again after this long, and then after twice
+/// as long, up to the most.
 const REDIAL_US: u64 = 10_000;
+const REDIAL_MOST_US: u64 = 500_000;
 
 /// Pieces written at once at most.
 const PIECES: usize = 64;
@@ -48,6 +50,9 @@ pub(super) struct Playing {
     is_writing: bool,
     /// Its earliest entry among the timers.
     pub(super) wakes_at: Option<u64>,
+    /// While it waits for its turn it holds the block that its beginning stands in: so memory bounds
+    /// how many can wait.
+    pub(super) opened_in: Option<usize>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -57,13 +62,21 @@ pub(super) enum State {
     /// It connects. Where the system had no room for it, that is tried again.
     Dialling {
         since: u64,
-        again: Option<(u64, Box<str>)>,
+        again: Option<Again>,
     },
     Open,
     /// All is done; the target may still be answering.
     Leaving {
         since: u64,
     },
+}
+
+/// When a connection is tried again, how long that is after the last try, and what was wrong then.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Again {
+    at_us: u64,
+    delay_us: u64,
+    why: Box<str>,
 }
 
 #[derive(Debug)]
@@ -110,7 +123,7 @@ pub(super) enum Next {
 }
 
 impl Playing {
-    pub(super) fn new(origin: Box<Origin>, now_us: u64) -> Self {
+    pub(super) fn new(origin: Box<Origin>, block: usize, now_us: u64) -> Self {
         Self {
             origin,
             state: State::Waiting,
@@ -128,6 +141,7 @@ impl Playing {
             target_has_ended: false,
             is_writing: false,
             wakes_at: None,
+            opened_in: Some(block),
         }
     }
 
@@ -137,10 +151,10 @@ impl Playing {
         self.queue.push_back(queued);
     }
 
-    /// Blocks of what it has not sent, one for each piece.
+    /// Blocks of what it has not sent, one for each piece, and the one that it waits in.
     pub(super) fn blocks(&self) -> impl Iterator<Item = usize> {
         let bytes = self.queue.iter().filter_map(|queued| queued.act.bytes());
-        bytes.map(|(block, _)| block)
+        bytes.map(|(block, _)| block).chain(self.opened_in)
     }
 
     /// Whether it has nothing to do but wait for steps.
@@ -161,16 +175,16 @@ impl Playing {
             State::Dialling { since, again } => {
                 let give_up = give_up(*since);
                 if now_us >= give_up {
-                    let why = again.take().map_or("timed out".into(), |(_, why)| why);
+                    let why = again.take().map_or("timed out".into(), |again| again.why);
                     return Next::Fail(Failure::Connect(why));
                 }
                 match again {
-                    Some((at, _)) if now_us >= *at => {
+                    Some(again) if now_us >= again.at_us => {
                         // Until it is said to have failed again.
-                        *at = u64::MAX;
+                        again.at_us = u64::MAX;
                         Next::Dial
                     }
-                    Some((at, _)) => Next::Rest(Some(give_up.min(*at))),
+                    Some(again) => Next::Rest(Some(give_up.min(again.at_us))),
                     None => Next::Rest(Some(give_up)),
                 }
             }
@@ -277,7 +291,13 @@ impl Playing {
 
     pub(super) fn handle_refused(&mut self, why: &str, now_us: u64) {
         if let State::Dialling { again, .. } = &mut self.state {
-            *again = Some((now_us + REDIAL_US, why.into()));
+            let last = again.as_ref().map_or(0, |again| again.delay_us);
+            let delay_us = (2 * last).clamp(REDIAL_US, REDIAL_MOST_US);
+            *again = Some(Again {
+                at_us: now_us + delay_us,
+                delay_us,
+                why: why.into(),
+            });
         }
     }
 

@@ -108,7 +108,7 @@ const BLOCK_BYTES: usize = 256 * 1024;
 const BLOCK_STEPS: usize = 1024;
 
 /// What a block costs at most while it is played, in bytes: twice its steps, for those that wait in
-/// queues.
+/// queues. (Where every second step opens a session that has to wait, those cost as much again.)
 pub const BLOCK_COST: usize = BLOCK_BYTES + 2 * BLOCK_STEPS * size_of::<Step<Piece>>();
 
 /// A stretch of steps, and the bytes that they send.

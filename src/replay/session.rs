@@ -157,6 +157,7 @@ impl Sessions {
         let is_known = (self.open.get(&conn.id)).is_some_and(|open| *open.peer == *conn.peer);
         let is_meant = match &record.event {
             Event::Close { close, .. } => is_known || is_taken && self.sent(close) == 0,
+            Event::Eof { .. } => is_known && is_taken,
             _ => is_taken,
         };
         if !is_meant {

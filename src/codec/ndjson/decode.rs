@@ -40,6 +40,17 @@ pub struct Torn {
     pub len: u64,
 }
 
+/// What [`Reader::step`] came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A record, for [`Reader::record`].
+    Record,
+    /// Nothing that this version knows.
+    Other,
+    /// The end, or a torn line.
+    End,
+}
+
 impl<R: BufRead> Reader<R> {
     /// Reads from `input`, which errors call `name`.
     pub fn new(name: impl Into<String>, input: R) -> Self {
@@ -74,20 +85,32 @@ impl<R: BufRead> Reader<R> {
     /// As [`Reader::next_record`].
     pub fn advance(&mut self) -> Result<bool, ReadError> {
         loop {
-            if self.advance_within_buffer()? {
-                return Ok(true);
+            match self.step()? {
+                Line::Record => return Ok(true),
+                Line::Other => {}
+                Line::End => return Ok(false),
             }
-            let start = self.offset;
-            if !self.read_line()? {
-                return Ok(false);
-            }
-            match self.holds_record() {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(error) => {
-                    self.pass_torn_run(start, error)?;
-                    return Ok(true);
-                }
+        }
+    }
+
+    /// Goes to the next line, whatever it holds.
+    ///
+    /// # Errors
+    /// As [`Reader::next_record`].
+    pub fn step(&mut self) -> Result<Line, ReadError> {
+        if self.advance_within_buffer()? {
+            return Ok(Line::Record);
+        }
+        let start = self.offset;
+        if !self.read_line()? {
+            return Ok(Line::End);
+        }
+        match self.holds_record() {
+            Ok(true) => Ok(Line::Record),
+            Ok(false) => Ok(Line::Other),
+            Err(error) => {
+                self.pass_torn_run(start, error)?;
+                Ok(Line::Record)
             }
         }
     }

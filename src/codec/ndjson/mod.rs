@@ -11,7 +11,7 @@ mod encode;
 mod tests;
 mod wire;
 
-pub use decode::{Cause, ReadError, Reader, Torn};
+pub use decode::{Cause, Line, ReadError, Reader, Torn};
 pub use encode::Encoder;
 
 /// The version of the format that is written, and the newest that is read.

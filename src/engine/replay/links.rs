@@ -1,5 +1,6 @@
 //! The sessions' connections: dialled, written to, read from, ended.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem;
 
@@ -12,7 +13,7 @@ use crate::engine::stream::{Read, Stream};
 use crate::notice::describe;
 use crate::record::time::Clock;
 use crate::record::{CloseReason, ConnId};
-use crate::replay::SessionId;
+use crate::replay::{Ending, SessionId};
 
 /// A session's connection.
 #[derive(Debug)]
@@ -24,20 +25,21 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 pub(super) enum Stage {
-    /// To this of the target's addresses.
-    Connecting { address: usize },
+    /// To this of the target's addresses; others are left to be tried.
+    Connecting {
+        address: usize,
+        others: VecDeque<usize>,
+    },
     /// In the capture of the answers it is at this slot.
     Open(Slot, Ends),
-    /// It is closed with a reset once everything is on its way.
-    Resetting(Slot),
 }
 
 /// What has ended of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Ends {
-    /// This side's end is to be told once everything is on its way: the kernel does not say so any
-    /// more behind it.
-    is_due: bool,
+    /// This side's end is to be told once everything is on its way: behind it the kernel does not say
+    /// so any more.
+    due: Option<Ending>,
     ours: bool,
     theirs: bool,
     /// It cannot be written to any more, for this reason; what came before that is read.
@@ -47,34 +49,19 @@ pub(super) struct Ends {
 impl Playback<'_> {
     // --- connecting ------------------------------------------------------------------------------
 
-    /// Begins to connect a session to the target's addresses, from this one on; `why` is what is wrong
-    /// with those before.
-    pub(super) fn dial(&mut self, session: SessionId, from: usize, why: &str) {
-        let mut why = why.to_owned();
-        for address in from..self.target.len() {
-            match self.target.dial(address) {
+    /// Begins to connect a session to the first of these addresses that can be tried; `why` is what is
+    /// wrong with the one before.
+    pub(super) fn dial(
+        &mut self,
+        session: SessionId,
+        mut addresses: VecDeque<usize>,
+        why: Option<String>,
+    ) {
+        let mut why = why.unwrap_or_else(|| "no address".to_owned());
+        while let Some(address) = addresses.pop_front() {
+            match self.target.dial(address, addresses.is_empty()) {
                 Dialled::Begun(socket) => {
-                    let mut stream = Stream::new(socket);
-                    let entry = self.links.vacant_entry();
-                    let token = Token(FIRST_LINK + entry.key());
-                    let interest = Interest::READABLE | Interest::WRITABLE;
-                    let registry = self.wakers.poll.registry();
-                    if let Err(error) = stream.register(registry, token, interest) {
-                        let (why, now_us) = (describe(&error), self.now_us());
-                        return self.player.handle_refused(session, &why, now_us);
-                    }
-                    self.by_session.insert(session, entry.key());
-                    entry.insert(Link {
-                        session,
-                        stream,
-                        stage: Stage::Connecting { address },
-                    });
-                    if address + 1 < self.target.len() {
-                        let patience_us = self.config.player.timeout_us / self.target.len() as u64;
-                        let until_us = self.now_us().saturating_add(patience_us);
-                        self.dialling.push_back((until_us, session, address));
-                    }
-                    return;
+                    return self.connect(session, Stream::new(socket), address, addresses);
                 }
                 Dialled::Later(error) => {
                     let (why, now_us) = (describe(&error), self.now_us());
@@ -88,6 +75,35 @@ impl Playback<'_> {
         self.player.handle_failed(session, &why, self.now_us());
     }
 
+    fn connect(
+        &mut self,
+        session: SessionId,
+        mut stream: Stream,
+        address: usize,
+        others: VecDeque<usize>,
+    ) {
+        let now_us = self.now_us();
+        let entry = self.links.vacant_entry();
+        let nth = entry.key();
+        let token = Token(FIRST_LINK + nth);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Err(error) = stream.register(self.wakers.poll.registry(), token, interest) {
+            return (self.player).handle_refused(session, &describe(&error), now_us);
+        }
+        self.by_session.insert(session, nth);
+        if !others.is_empty() {
+            let addresses = self.target.addresses().len() as u64;
+            let patience_us = self.config.player.timeout_us / addresses;
+            let until_us = now_us.saturating_add(patience_us);
+            self.dialling.push_back((until_us, session, address));
+        }
+        entry.insert(Link {
+            session,
+            stream,
+            stage: Stage::Connecting { address, others },
+        });
+    }
+
     /// Gives up addresses that do not answer, where there are others to be tried.
     pub(super) fn expire_dialling(&mut self) {
         let now_us = self.now_us();
@@ -99,23 +115,28 @@ impl Playback<'_> {
             let Some(&nth) = self.by_session.get(&session) else {
                 continue;
             };
-            if matches!(self.links[nth].stage, Stage::Connecting { address: at } if at == address) {
-                self.redial(nth, address, "timed out");
+            // It may have gone on to another in the meantime.
+            if matches!(&self.links[nth].stage, Stage::Connecting { address: at, .. } if *at == address)
+            {
+                self.redial(nth, "timed out");
             }
         }
     }
 
-    fn redial(&mut self, nth: usize, address: usize, why: &str) {
-        let session = self.remove(nth).session;
-        let why = format!("{}: {why}", self.target.name(address));
-        self.dial(session, address + 1, &why);
+    /// The address that a link connects to does not answer, for this reason: another is tried.
+    fn redial(&mut self, nth: usize, why: &str) {
+        let link = self.remove(nth);
+        if let Stage::Connecting { address, others } = link.stage {
+            let why = format!("{}: {why}", self.target.name(address));
+            self.dial(link.session, others, Some(why));
+        }
     }
 
     /// Looks whether a link has connected.
     fn handle_connecting(&mut self, nth: usize, address: usize) {
         match self.links[nth].stream.connected() {
             None => {}
-            Some(Err(error)) => self.redial(nth, address, &describe(&error)),
+            Some(Err(error)) => self.redial(nth, &describe(&error)),
             // Until its beginning can be recorded, the player does not hear of it.
             Some(Ok(())) if !self.recorder.make_room(None) => self.list(nth),
             Some(Ok(())) => {
@@ -172,27 +193,42 @@ impl Playback<'_> {
             .handle_written(session, written, is_blocked, now_us);
     }
 
-    pub(super) fn half_close(&mut self, session: SessionId) {
+    /// Ends a session's sending, or resets it, once everything is on its way.
+    pub(super) fn end_sending(&mut self, session: SessionId, ending: Ending) {
         let Some(&nth) = self.by_session.get(&session) else {
             return;
         };
         let link = &mut self.links[nth];
         if let Stage::Open(_, ends) = &mut link.stage {
             link.stream.await_sent();
-            ends.is_due = true;
-            self.list(nth);
+            ends.due = Some(ending);
+            self.end_if_sent(nth);
         }
     }
 
-    pub(super) fn begin_reset(&mut self, session: SessionId) {
-        let Some(&nth) = self.by_session.get(&session) else {
+    /// Does what was to be done once everything is on its way, if it is.
+    pub(super) fn end_if_sent(&mut self, nth: usize) {
+        let Link {
+            session,
+            stream,
+            stage,
+        } = &mut self.links[nth];
+        let Stage::Open(_, ends) = stage else {
             return;
         };
-        let link = &mut self.links[nth];
-        if let Stage::Open(slot, _) = link.stage {
-            link.stream.await_sent();
-            link.stage = Stage::Resetting(slot);
-            self.list(nth);
+        match ends.due.take_if(|_| stream.is_sent()) {
+            None => {}
+            Some(Ending::Orderly) => {
+                stream.end_sending();
+                ends.ours = true;
+                // The target may have ended before.
+                self.list(nth);
+            }
+            Some(Ending::Reset) => {
+                let session = *session;
+                self.unlink(nth, CloseReason::Done).stream.reset();
+                self.player.handle_over(session, self.now_us());
+            }
         }
     }
 
@@ -204,7 +240,7 @@ impl Playback<'_> {
         let link = &self.links[nth];
         let is_sent = match &link.stage {
             Stage::Open(_, ends) => ends.ours,
-            Stage::Connecting { .. } | Stage::Resetting(_) => link.stream.is_sent(),
+            Stage::Connecting { .. } => false,
         };
         if is_sent {
             drop(self.unlink(nth, CloseReason::IdleTimeout));
@@ -224,29 +260,16 @@ impl Playback<'_> {
             let nth = self.turn[at];
             if let Some(link) = self.links.get_mut(nth) {
                 link.stream.is_listed = false;
-                match &mut link.stage {
-                    Stage::Connecting { address } => {
+                match &link.stage {
+                    Stage::Connecting { address, .. } => {
                         let address = *address;
                         self.handle_connecting(nth, address);
                     }
-                    Stage::Open(slot, ends) => {
-                        if ends.is_due && link.stream.is_sent() {
-                            link.stream.end_sending();
-                            (ends.is_due, ends.ours) = (false, true);
-                        }
-                        let (slot, theirs) = (*slot, ends.theirs);
-                        if theirs {
-                            self.look_whether_over(nth);
-                        } else {
-                            self.read_link(nth, slot);
-                        }
+                    Stage::Open(_, ends) if ends.theirs => self.look_whether_over(nth),
+                    Stage::Open(slot, _) => {
+                        let slot = *slot;
+                        self.read_link(nth, slot);
                     }
-                    Stage::Resetting(_) if link.stream.is_sent() => {
-                        let session = link.session;
-                        self.unlink(nth, CloseReason::Done).stream.reset();
-                        self.player.handle_over(session, self.now_us());
-                    }
-                    Stage::Resetting(_) => {}
                 }
             }
             if self.recorder.is_starved() {
@@ -341,7 +364,7 @@ impl Playback<'_> {
         let link = self.remove(nth);
         match link.stage {
             Stage::Connecting { .. } => {}
-            Stage::Open(slot, _) | Stage::Resetting(slot) => self.closing.push((slot, reason)),
+            Stage::Open(slot, _) => self.closing.push((slot, reason)),
         }
         link
     }

@@ -28,7 +28,8 @@ use crate::record::selection::Selection;
 use crate::record::time::{Clock, micros};
 use crate::record::{CloseReason, Direction};
 use crate::replay::{
-    self, BLOCK_COST, Command, Failure, Player, Schedule, SessionId, Sessions, Speed, Totals,
+    self, BLOCK_COST, Command, Ending, Failure, Player, Schedule, SessionId, Sessions, Speed,
+    Totals,
 };
 use links::Link;
 
@@ -81,7 +82,7 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let captures = open(config, notify)?;
     let size = captures.size();
     let target = Target::resolve(&config.target).map_err(Error::Resolve)?;
-    let wakers = Wakers::new()?;
+    let mut wakers = Wakers::new()?;
     let sessions = Sessions::new(
         config.selection.clone(),
         config.direction,
@@ -98,6 +99,8 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let recording = &config.recording;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
+    // Up to here a signal ends it as it ends any program: nothing has been sent.
+    wakers.watch_signals()?;
     let start = start_record("replay", Vec::new())?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
     let timer = Timer::new(wakers.poll.registry(), TIMER).map_err(system("make a timer"))?;
@@ -278,10 +281,10 @@ impl Playback<'_> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Dial(session) => self.dial(session, 0, "no address"),
+            Command::Dial(session) => self.dial(session, self.target.addresses(), None),
             Command::Write(session) => self.write(session),
-            Command::HalfClose(session) => self.half_close(session),
-            Command::Reset(session) => self.begin_reset(session),
+            Command::HalfClose(session) => self.end_sending(session, Ending::Orderly),
+            Command::Reset(session) => self.end_sending(session, Ending::Reset),
             Command::GiveUp(session) => self.give_up(session),
             Command::Close(session, failure) => {
                 let reason = match failure {
@@ -348,13 +351,15 @@ impl Playback<'_> {
                 Token(token) => {
                     let nth = token - FIRST_LINK;
                     // The link may have gone since the kernel spoke.
-                    let Some(link) = self.links.get_mut(nth) else {
+                    let Some(link) = self.links.get(nth) else {
                         continue;
                     };
-                    if event.is_writable() {
-                        self.player.handle_writable(link.session);
-                    }
+                    let session = link.session;
                     self.list(nth);
+                    if event.is_writable() {
+                        self.player.handle_writable(session);
+                        self.end_if_sent(nth);
+                    }
                 }
             }
         }
@@ -394,7 +399,7 @@ impl Playback<'_> {
         shutdown.handle_timeout(now_us);
         let is_over = self.player.is_done() && self.player.commands() == 0;
         if is_over && shutdown.phase() == Phase::Running {
-            shutdown.handle_stop(now_us);
+            shutdown.handle_finished();
         }
         let is_draining = shutdown.phase() == Phase::Draining;
         if is_over && is_draining && self.recorder.capture.totals().open == 0 {
