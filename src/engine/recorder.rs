@@ -197,6 +197,11 @@ impl Recorder {
         self.router.is_finishing() && self.router.have_all_ended()
     }
 
+    /// Whether anybody is to see what is recorded.
+    pub(super) fn has_outputs(&self) -> bool {
+        !self.router.outputs().is_empty()
+    }
+
     /// Whether there were outputs, and all have gone because their readers have.
     pub(super) fn have_outputs_closed(&self) -> bool {
         let outputs = self.router.outputs();
