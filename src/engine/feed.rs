@@ -14,6 +14,10 @@ use crate::input::Captures;
 use crate::record::doorbell::Doorbell;
 use crate::replay::{Act, Block, Place, Sessions, Sink, Step, Totals};
 
+/// Blocks that are read before it is worth beginning: 16 MiB to be sent. An error in what is read so
+/// far is found while nothing has been sent; to read on would only hold up the beginning.
+const READ_FIRST: usize = 64;
+
 /// The reading thread, as the loop sees it. It ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Feed {
@@ -36,7 +40,7 @@ struct Shared {
     state: Mutex<State>,
     /// A block has come back, or the loop has gone.
     freed: Condvar,
-    /// It has read as far ahead as it can.
+    /// It has read as far ahead as is worth it, or as it can.
     ready: Condvar,
     doorbell: Arc<Doorbell>,
 }
@@ -53,7 +57,7 @@ struct State {
     spare: usize,
     /// The reader waits for one.
     waits: bool,
-    /// It has read as far ahead as it can.
+    /// It has read as far ahead as is worth it, or as it can.
     is_ready: bool,
     end: Option<End>,
     is_over: bool,
@@ -113,8 +117,8 @@ impl Feed {
         }
     }
 
-    /// Waits until it is worth beginning: all was read, or as much as there is memory for, or as much
-    /// as there is by now. Then what was read is known to be good; else nothing is done.
+    /// Waits until it is worth beginning: all was read, or enough, or as much as there is memory for, or
+    /// as much as there is by now. Then what was read is known to be good; else nothing is done.
     ///
     /// # Errors
     /// What is wrong with what was read.
@@ -235,19 +239,19 @@ impl Writer {
     /// further if it is still there when more has come.
     fn hand_over(&mut self, is_all: bool, end: Option<End>) {
         let mut state = self.shared.state();
-        let mut is_news = end.is_some() || is_all && !state.is_ready;
+        let was_ready = state.is_ready;
         state.end = end;
-        state.is_ready |= is_all;
-        if is_news {
-            self.shared.ready.notify_one();
-        }
+        state.is_ready |= is_all || state.queue.len() >= READ_FIRST;
+        let is_first = self.block.is_some() && state.queue.is_empty();
         if let Some(mut block) = self.block.take() {
             block.consumed = self.consumed;
             state.queue.push_back(block);
             self.number += 1;
-            is_news |= state.queue.len() == 1;
         }
-        if is_news {
+        if state.is_ready && !was_ready {
+            self.shared.ready.notify_one();
+        }
+        if is_first || state.end.is_some() {
             self.shared.doorbell.call();
         }
     }

@@ -173,13 +173,14 @@ impl Playback<'_> {
             .collect();
         let (written, is_blocked) = match stream.write(&pieces) {
             Ok(written) => {
-                let mut left = written;
-                // Where nobody reads the totals of a connection, they are not worth a checksum.
-                let counted = pieces.iter().filter(|_| self.recorder.has_outputs());
-                for piece in counted {
-                    let sent = left.min(piece.len());
-                    self.recorder.capture.handle_sent(*slot, &piece[..sent]);
-                    left -= sent;
+                // Where nobody sees the totals of a connection, they are not worth a checksum.
+                if self.recorder.has_outputs() {
+                    let mut left = written;
+                    for piece in &pieces {
+                        let sent = left.min(piece.len());
+                        self.recorder.capture.handle_sent(*slot, &piece[..sent]);
+                        left -= sent;
+                    }
                 }
                 (written, false)
             }
