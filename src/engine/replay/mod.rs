@@ -445,18 +445,25 @@ impl Playback<'_> {
     /// Says how it went.
     fn conclude(mut self, outcome: Outcome) -> Result<Outcome, Error> {
         // Where no output was left to write to, it ended before all was played.
+        let is_cut = !self.player.is_done();
         let elapsed = Duration::from_micros(self.now_us());
         self.player.handle_stop(micros(elapsed));
         let tally = self.player.tally().clone();
         let (found, torn, error) = match self.found {
             Some(end) => (end.totals, end.torn, end.error),
-            None => (self.feed.totals().unwrap_or_default(), 0, None),
+            None => {
+                let so_far = Totals {
+                    length_us: self.player.at_us(),
+                    ..Totals::default()
+                };
+                (self.feed.totals().unwrap_or(so_far), 0, None)
+            }
         };
         // `wiretape replay … | head` ends quietly.
-        if self.recorder.have_outputs_closed() {
+        if is_cut && self.recorder.have_outputs_closed() {
             return Ok(outcome);
         }
-        let (begun, connected, failed) = (tally.begun, tally.connected, tally.failed);
+        let (connected, failed) = (tally.connected, tally.failed);
         self.notify.say(Notice::Replayed(Box::new(Replayed {
             tally,
             found,
@@ -468,12 +475,9 @@ impl Playback<'_> {
             return Err(Error::Read(error));
         }
         match self.unconnected {
-            Some(why) if connected == 0 => {
-                return Err(Error::Unreachable(why));
-            }
-            _ if begun == 0 && found.sessions == 0 && !self.is_stopped => {
-                return Err(Error::NothingToReplay);
-            }
+            Some(why) if connected == 0 => return Err(Error::Unreachable(why)),
+            // What could not be known beforehand.
+            _ if !self.is_stopped => check_found(self.config, &found)?,
             _ => {}
         }
         let is_whole = failed == 0 && torn == 0 && found.gaps == 0 && !self.is_stopped;
