@@ -11,7 +11,6 @@
 //! to hand over, nothing is read, accepted or closed: that is how a slow output holds the senders.
 
 mod conn;
-mod deadline;
 pub mod shutdown;
 #[cfg(test)]
 mod tests;
@@ -21,12 +20,12 @@ use std::time::Duration;
 use slab::Slab;
 
 use crate::record::batch::Batch;
+use crate::record::deadline::Deadlines;
 use crate::record::time::micros;
 use crate::record::{
     CloseReason, ConnId, Direction, EndReason, Endpoints, Framing, Start, Timestamp, Totals,
 };
 use conn::Connection;
-use deadline::Deadlines;
 use shutdown::{Phase, Shutdown};
 
 /// One read takes at most this much, so that a fast peer waits for its turn like all others.
@@ -64,7 +63,7 @@ pub struct Config {
 pub struct Capture {
     config: Config,
     conns: Slab<Connection>,
-    deadlines: Deadlines,
+    deadlines: Deadlines<(Slot, ConnId)>,
     /// The end of the run, which the engine steers.
     pub shutdown: Shutdown,
     batch: Option<Batch>,
@@ -166,7 +165,7 @@ impl Capture {
         let (id, due) = (conn.endpoints.conn, due_us(&self.config, &conn));
         let slot = Slot(self.conns.insert(conn));
         if let Some(due) = due {
-            self.deadlines.insert(due, slot, id);
+            self.deadlines.insert(due, (slot, id));
         }
         slot
     }
@@ -191,7 +190,7 @@ impl Capture {
         if std::mem::take(&mut conn.is_suspect) {
             // It had been quiet, as far as could be seen, and is not.
             if let Some(due) = due_us(&self.config, conn) {
-                self.deadlines.insert(due, slot, conn.endpoints.conn);
+                self.deadlines.insert(due, (slot, conn.endpoints.conn));
             }
         }
         let carried = conn.carried();
@@ -235,9 +234,10 @@ impl Capture {
         let mut conn = self.conns.remove(slot.0);
         self.totals.open -= 1;
         let conns = &self.conns;
-        self.deadlines.sweep(conns.len(), |slot, id| {
-            (conns.get(slot.0)).is_some_and(|conn| conn.endpoints.conn == id)
-        });
+        self.deadlines
+            .sweep(conns.len(), |(slot, id): (Slot, ConnId)| {
+                (conns.get(slot.0)).is_some_and(|conn| conn.endpoints.conn == id)
+            });
         let batch = batch(&mut self.batch);
         let index = conn.index_in(batch, self.batch_serial);
         batch.push_close(now, index, conn.close(reason, now));
@@ -273,7 +273,7 @@ impl Capture {
     /// one that was idle, and turns out to have sent something, gets its time again.
     pub fn poll_expired(&mut self, now: Timestamp) -> Option<(Slot, CloseReason)> {
         let (conns, config) = (&self.conns, &self.config);
-        let slot = self.deadlines.expired(now.elapsed_us, |slot, id| {
+        let (slot, _) = self.deadlines.expired(now.elapsed_us, |(slot, id)| {
             let conn = conns.get(slot.0).filter(|conn| conn.endpoints.conn == id)?;
             due_us(config, conn)
         })?;
@@ -292,7 +292,7 @@ impl Capture {
 
     /// Deadlines that are kept: at most two for each open connection, and a few.
     pub fn deadlines(&self) -> usize {
-        self.deadlines.len()
+        self.deadlines.entries()
     }
 
     /// What was captured so far.

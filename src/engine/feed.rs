@@ -140,7 +140,8 @@ impl Feed {
     /// Whether nothing comes until a block is given back.
     pub(super) fn is_starved(&self) -> bool {
         let state = self.shared.state();
-        state.waits && state.queue.is_empty()
+        // One that has been given back is on its way, though the reader may not have woken yet.
+        state.waits && state.queue.is_empty() && state.free.is_empty()
     }
 
     /// How it ended, once the last block has been taken.
@@ -322,5 +323,29 @@ impl Sink for Writer {
         let nth = place.block.checked_sub(state.first);
         let block = nth.and_then(|nth| state.queue.get_mut(nth as usize));
         block.map(|block| block.end_at(place.step)).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_that_has_come_back_is_no_lack_of_memory() {
+        let shared = Shared {
+            state: Mutex::default(),
+            freed: Condvar::new(),
+            ready: Condvar::new(),
+            doorbell: Arc::new(Doorbell::new(|| {})),
+        };
+        let feed = Feed {
+            shared: Arc::new(shared),
+        };
+        assert!(!feed.is_starved());
+        // The reader waits. It stays so until it wakes, which may be long after a block is there.
+        feed.shared.state().waits = true;
+        assert!(feed.is_starved());
+        feed.give_back(Block::default());
+        assert!(!feed.is_starved());
     }
 }

@@ -8,7 +8,7 @@ mod decompress;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -96,7 +96,7 @@ impl Seen {
     fn open(&mut self) -> io::Result<Box<dyn Read + Send>> {
         Ok(match self {
             Self::Stdin => Box::new(io::stdin()),
-            Self::Regular(path, _) => Box::new(File::open(Path::new(path))?),
+            Self::Regular(path, _) => Box::new(File::open(path)?),
             Self::Other(_, file) => match file.take() {
                 Some(file) => Box::new(file),
                 None => return Err(io::Error::other("it can be read only once")),
@@ -113,6 +113,7 @@ pub struct Captures {
     reader: Option<Reader<Body>>,
     consumed: Arc<AtomicU64>,
     torn: u64,
+    is_read_again: bool,
     notify: Notify,
 }
 
@@ -128,14 +129,15 @@ impl Captures {
             reader: None,
             consumed: Arc::default(),
             torn: 0,
+            is_read_again: false,
             notify: notify.clone(),
         })
     }
 
     /// Goes to the next record, for [`Captures::record`]; `false` at the end of the last capture. Calls
     /// `before_wait` whenever the next line may have to be waited for, because who writes it is another
-    /// program. A capture that ends in the middle of a line, or of a compressed stream, is good up to there; it is said
-    /// where.
+    /// program. A capture that ends in the middle of a line, or of a compressed stream, is good up to
+    /// there; it is said where.
     ///
     /// # Errors
     /// What cannot be read, or is no capture: naming it, and the line.
@@ -174,7 +176,8 @@ impl Captures {
             return;
         };
         let torn = reader.torn();
-        if torn.is_some() || reader.input().is_cut() {
+        // Each is counted and said once, however often it is read.
+        if !self.is_read_again && (torn.is_some() || reader.input().is_cut()) {
             self.torn += 1;
             self.notify.say(Notice::TornCapture {
                 name: reader.name().to_owned(),
@@ -196,6 +199,7 @@ impl Captures {
     pub fn rewind(&mut self) {
         self.next = 0;
         self.reader = None;
+        self.is_read_again = true;
     }
 
     /// The first source that cannot be read again, because it is no regular file.

@@ -1,7 +1,6 @@
 //! What is done next, and when: the steps, the sessions that are being played, and whose turn it is.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use slab::Slab;
 
@@ -9,6 +8,7 @@ use super::playing::{Next, Playing, Queued, QueuedAct, State};
 use super::schedule::Speed;
 use super::script::{Act, Block, Ending, Piece, SessionId, Step};
 use super::tally::{Ended, Failure, Tally};
+use crate::record::deadline::Deadlines;
 
 /// What sends wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +69,7 @@ pub struct Player {
     /// Sessions that wait for their turn, in order.
     waiting: VecDeque<SessionId>,
     /// Sessions that are connecting, or further.
-    active: usize,
+    active: HashSet<SessionId>,
     blocks: Slab<Held>,
     /// The block whose steps are being walked along, and which is next.
     cursor: Option<(usize, usize)>,
@@ -79,7 +79,7 @@ pub struct Player {
     /// When it was last known that nothing could be heard.
     deaf_us: u64,
     commands: VecDeque<Command>,
-    timers: BinaryHeap<Reverse<(u64, SessionId)>>,
+    timers: Deadlines<SessionId>,
     spent: Vec<Block>,
     ended: VecDeque<Ended>,
     tally: Tally,
@@ -92,7 +92,7 @@ impl Player {
             config,
             sessions: HashMap::new(),
             waiting: VecDeque::new(),
-            active: 0,
+            active: HashSet::new(),
             blocks: Slab::new(),
             cursor: None,
             has_ended: false,
@@ -100,7 +100,7 @@ impl Player {
             consumed: 0,
             deaf_us: 0,
             commands: VecDeque::new(),
-            timers: BinaryHeap::new(),
+            timers: Deadlines::default(),
             spent: Vec::new(),
             ended: VecDeque::new(),
             tally: Tally::default(),
@@ -136,7 +136,12 @@ impl Player {
     /// that have begun have nothing to do but wait for steps, those that wait for their turn are given
     /// up, until a block comes back.
     pub fn handle_starved(&mut self, now_us: u64) {
-        while self.spent.is_empty() && self.sessions.values().all(Playing::is_wanting) {
+        // Looked at in every turn while the memory is full, so only at those that have begun.
+        let is_wanting = |id| self.sessions[id].is_wanting();
+        if !self.active.iter().all(is_wanting) {
+            return;
+        }
+        while self.spent.is_empty() {
             let largest =
                 (0..self.waiting.len()).max_by_key(|&nth| self.sessions[&self.waiting[nth]].queued);
             let Some(id) = largest.and_then(|nth| self.waiting.remove(nth)) else {
@@ -154,26 +159,17 @@ impl Player {
             let step = self.blocks[block].block.step(nth);
             step.map_or(0, |step| self.config.speed.due_us(step.at_us))
         });
-        let timer = self.timers.peek().map(|Reverse((at, _))| *at);
-        step.into_iter().chain(timer).min()
+        step.into_iter().chain(self.timers.next()).min()
     }
 
     /// Does what is due by now.
     pub fn handle_time(&mut self, now_us: u64) {
         self.walk(now_us);
-        while let Some(&Reverse((at, id))) = self.timers.peek() {
-            if at > now_us {
-                break;
-            }
-            self.timers.pop();
-            let Some(session) = self.sessions.get_mut(&id) else {
-                continue;
-            };
-            // One that was overtaken by an earlier one is none.
-            if session.wakes_at == Some(at) {
+        while let Some(id) = (self.timers).expired(now_us, |id| self.sessions.get(&id)?.wakes_at) {
+            if let Some(session) = self.sessions.get_mut(&id) {
                 session.wakes_at = None;
-                self.proceed(id, now_us);
             }
+            self.proceed(id, now_us);
         }
     }
 
@@ -269,13 +265,13 @@ impl Player {
                 Speed::Times(_) => usize::MAX,
             };
             let most = self.config.jobs.unwrap_or(recorded).min(self.config.room);
-            if self.active >= most {
+            if self.active.len() >= most {
                 return;
             }
             session.handle_turn(now_us);
             let opened_in = session.opened_in.take();
             self.waiting.pop_front();
-            self.active += 1;
+            self.active.insert(id);
             self.tally.begun += 1;
             self.commands.push_back(Command::Dial(id));
             self.release_pieces(opened_in);
@@ -308,7 +304,7 @@ impl Player {
         };
         if session.wakes_at.is_none_or(|earlier| at_us < earlier) {
             session.wakes_at = Some(at_us);
-            self.timers.push(Reverse((at_us, id)));
+            self.timers.insert(at_us, id);
         }
     }
 
@@ -316,20 +312,20 @@ impl Player {
         let Some(session) = self.sessions.remove(&id) else {
             return;
         };
+        let sessions = &self.sessions;
+        (self.timers).sweep(sessions.len(), |id| sessions.contains_key(&id));
         self.release_pieces(session.blocks());
         match failure {
             Some(_) => self.tally.failed += 1,
             None => self.tally.done += 1,
         }
-        let has_begun = session.state != State::Waiting;
         self.ended.push_back(Ended {
             session: id,
             origin: session.origin,
             sent: session.sent,
             failure,
         });
-        if has_begun {
-            self.active -= 1;
+        if self.active.remove(&id) {
             self.start_waiting(now_us);
         }
     }
@@ -465,7 +461,7 @@ impl Player {
 
     /// Sessions that are being played.
     pub fn active(&self) -> usize {
-        self.active
+        self.active.len()
     }
 
     /// The position of what was done last, in microseconds.

@@ -157,13 +157,9 @@ impl Playing {
         bytes.map(|(block, _)| block).chain(self.opened_in)
     }
 
-    /// Whether it has nothing to do but wait for steps.
+    /// Whether it has begun and has nothing to do but wait for steps.
     pub(super) fn is_wanting(&self) -> bool {
-        match self.state {
-            State::Waiting => true,
-            State::Open => self.queue.is_empty(),
-            State::Dialling { .. } | State::Leaving { .. } => false,
-        }
+        self.state == State::Open && self.queue.is_empty()
     }
 
     /// What it does now. Asked again until it rests, writes or is over. Silence counts only behind
