@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::mpsc::channel;
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 use wiretape::record::{CloseReason, EndReason, Event};
@@ -472,6 +473,37 @@ fn records_from_a_pipe_are_played_as_they_come() {
         assert_eq!(status.code(), Some(0));
         assert_eq!(target.result().1, b"!");
     }
+}
+
+#[test]
+fn answers_have_the_number_of_their_session_though_others_could_not_connect() {
+    let (socket, address) = bound();
+    let (stdin, write) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
+    let mut write = fs::File::from(write);
+    let mut command = replay_command(&["-", &address, "--speed", "max", "-o", "a.ndjson"]);
+    let mut tape = Tape::spawn({
+        command.stdin(stdin);
+        command
+    });
+    let script = Script::new().session(1, "one");
+    write.write_all(script.text.as_bytes()).expect("it reads");
+    tape.wait_for_line("session 1 ");
+    socket.listen(1).expect("it is bound");
+    let first = script.text.len();
+    let script = script.session(2, "two");
+    let second = &script.text.as_bytes()[first..];
+    write.write_all(second).expect("it reads");
+    drop(write);
+    let (socket, _) = socket.accept().expect("session 2 comes");
+    let mut stream = TcpStream::from(socket);
+    stream.write_all(b"answer").expect("it reads");
+    assert_eq!(Heard::listen(&stream).bytes, b"two");
+    drop(stream);
+    let ended = tape.wait();
+    check_status(&ended, 3, &["replayed 2 sessions, 1 failed"]);
+    let answers = numbered_sessions(&records(&ended.path("a.ndjson")));
+    assert_eq!(answers.keys().collect::<Vec<_>>(), [&2]);
+    assert_eq!(answers[&2].bytes, b"answer");
 }
 
 // --- what cannot be replayed ---------------------------------------------------------------------
