@@ -9,14 +9,12 @@ use crate::record::{Close, CloseReason, Direction, Endpoints, Timestamp};
 pub(super) struct Connection {
     pub(super) endpoints: Arc<Endpoints>,
     pub(super) opened_us: u64,
-    /// When bytes last came; the start of the connection where none have.
+    /// When bytes last came or went; the start of the connection where none have.
     pub(super) active_us: u64,
     /// It was told to be idle for too long by [`super::Capture::poll_expired`].
     pub(super) is_suspect: bool,
-    pub(super) incoming: Flow,
-    pub(super) outgoing: Flow,
-    /// With line framing: the beginning of a line whose end has not come.
-    carry: Vec<u8>,
+    incoming: Flow,
+    outgoing: Flow,
     /// Its place in the table of batch number `.0`.
     interned: (u64, ConnIndex),
 }
@@ -25,8 +23,10 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 pub(super) struct Flow {
     /// Bytes counted.
-    pub(super) bytes: u64,
+    bytes: u64,
     crc32: crc32fast::Hasher,
+    /// With line framing: the beginning of a line whose end has not come.
+    carry: Vec<u8>,
 }
 
 impl Flow {
@@ -34,36 +34,13 @@ impl Flow {
         self.crc32.update(bytes);
         self.bytes += bytes.len() as u64;
     }
-}
-
-impl Connection {
-    pub(super) fn new(endpoints: Endpoints, now: Timestamp) -> Self {
-        Self {
-            endpoints: Arc::new(endpoints),
-            opened_us: now.elapsed_us,
-            active_us: now.elapsed_us,
-            is_suspect: false,
-            incoming: Flow::default(),
-            outgoing: Flow::default(),
-            carry: Vec::new(),
-            interned: (0, ConnIndex::default()),
-        }
-    }
-
-    /// Its place in `batch`, which is the `serial`th, from 1.
-    pub(super) fn index_in(&mut self, batch: &mut Batch, serial: u64) -> ConnIndex {
-        if self.interned.0 != serial {
-            self.interned = (serial, batch.intern(&self.endpoints));
-        }
-        self.interned.1
-    }
 
     /// Bytes of a line whose end has not come.
     pub(super) fn carried(&self) -> usize {
         self.carry.len()
     }
 
-    /// Bytes of memory that [`Connection::carried`] takes.
+    /// Bytes of memory that [`Flow::carried`] takes.
     pub(super) fn carry_cost(&self) -> usize {
         self.carry.capacity()
     }
@@ -79,20 +56,63 @@ impl Connection {
         // Memory that is kept for the next line would add up over thousands of connections.
         self.carry = Vec::new();
     }
+}
 
-    /// Records the first `len` bytes of the batch's spare arena as having come in, and says how many
-    /// records they are.
-    pub(super) fn record_incoming(
+impl Connection {
+    pub(super) fn new(endpoints: Endpoints, now: Timestamp) -> Self {
+        Self {
+            endpoints: Arc::new(endpoints),
+            opened_us: now.elapsed_us,
+            active_us: now.elapsed_us,
+            is_suspect: false,
+            incoming: Flow::default(),
+            outgoing: Flow::default(),
+            interned: (0, ConnIndex::default()),
+        }
+    }
+
+    /// Its place in `batch`, which is the `serial`th, from 1.
+    pub(super) fn index_in(&mut self, batch: &mut Batch, serial: u64) -> ConnIndex {
+        if self.interned.0 != serial {
+            self.interned = (serial, batch.intern(&self.endpoints));
+        }
+        self.interned.1
+    }
+
+    pub(super) fn flow(&self, direction: Direction) -> &Flow {
+        match direction {
+            Direction::In => &self.incoming,
+            Direction::Out => &self.outgoing,
+        }
+    }
+
+    pub(super) fn flow_mut(&mut self, direction: Direction) -> &mut Flow {
+        match direction {
+            Direction::In => &mut self.incoming,
+            Direction::Out => &mut self.outgoing,
+        }
+    }
+
+    /// Bytes of lines whose end has not come, of both directions.
+    pub(super) fn carried(&self) -> usize {
+        self.incoming.carried() + self.outgoing.carried()
+    }
+
+    /// Records the first `len` bytes of the batch's spare arena as having gone this way, and says how
+    /// many records they are.
+    pub(super) fn record(
         &mut self,
+        direction: Direction,
         batch: &mut Batch,
         serial: u64,
         len: usize,
         now: Timestamp,
     ) -> u64 {
         let index = self.index_in(batch, serial);
-        let offset = self.incoming.bytes;
-        self.incoming.count(&batch.spare()[..len]);
-        batch.push_data(now, index, Direction::In, offset, len)
+        let flow = self.flow_mut(direction);
+        let offset = flow.bytes;
+        flow.count(&batch.spare()[..len]);
+        batch.push_data(now, index, direction, offset, len)
     }
 
     pub(super) fn close(self, reason: CloseReason, now: Timestamp) -> Close {

@@ -6,7 +6,7 @@
 //! time as a parameter. So whole runs are tested by scripts and by simulation (`tests/sim`).
 //!
 //! **Room.** A batch is finite. Before each `handle_*` that records something the caller makes sure
-//! of [`Capture::has_room`] (once for an `eof` and the `close` behind it); where there is none it
+//! of [`Capture::has_room`] (once for both directions' `eof` and the `close` behind them); where there is none it
 //! takes the batch away with [`Capture::poll_batch`] and hands over an empty one. While there is none
 //! to hand over, nothing is read, accepted or closed: that is how a slow output holds the senders.
 
@@ -34,8 +34,9 @@ pub const READ_MAX: usize = 64 * 1024;
 /// One read is offered at least this much: what is left of an arena below it is not worth a call.
 pub const READ_MIN: usize = 4 * 1024;
 
-/// The most heads between two looks at the room: a carried line, its `eof`, its `close`.
-const HEADS_A_STEP: usize = 3;
+/// The most heads between two looks at the room: of each direction a carried line and its `eof`, and
+/// the `close`.
+const HEADS_A_STEP: usize = 5;
 
 /// Names a connection while it is open. Used again once it is closed; [`ConnId`] is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,16 +148,11 @@ impl Capture {
         ConnId(self.totals.opened + 1)
     }
 
-    /// The connection `conn`, a number not used before, was opened between `peer` and `local`.
-    pub fn handle_open(&mut self, conn: ConnId, peer: &str, local: &str, now: Timestamp) -> Slot {
+    /// A connection was opened; its number was not used before.
+    pub fn handle_open(&mut self, endpoints: Endpoints, now: Timestamp) -> Slot {
         debug_assert!(self.may_open() && self.has_room(None));
         self.totals.opened += 1;
         self.totals.open += 1;
-        let endpoints = Endpoints {
-            conn,
-            peer: peer.into(),
-            local: local.into(),
-        };
         let mut conn = Connection::new(endpoints, now);
         let batch = batch(&mut self.batch);
         let index = conn.index_in(batch, self.batch_serial);
@@ -170,19 +166,19 @@ impl Capture {
         slot
     }
 
-    /// Where the next bytes of this connection are read to: at most [`READ_MAX`], at least
-    /// [`READ_MIN`] bytes.
-    pub fn read_buffer(&mut self, slot: Slot) -> &mut [u8] {
+    /// Where the next bytes of this connection that go this way are read to: at most [`READ_MAX`], at
+    /// least [`READ_MIN`] bytes.
+    pub fn read_buffer(&mut self, slot: Slot, direction: Direction) -> &mut [u8] {
         // Room is left in front for the line that these bytes may end, so that it comes to lie in
         // one piece and only then is copied: a line that comes a byte at a time costs a byte each.
-        let carried = self.conns[slot.0].carried();
+        let carried = self.conns[slot.0].flow(direction).carried();
         let spare = batch(&mut self.batch).spare();
         let end = spare.len().min(carried + READ_MAX);
         &mut spare[carried..end]
     }
 
-    /// The first `len` bytes of [`Capture::read_buffer`] came in.
-    pub fn handle_read(&mut self, slot: Slot, len: usize, now: Timestamp) {
+    /// The first `len` bytes of [`Capture::read_buffer`] came in, or went out.
+    pub fn handle_read(&mut self, slot: Slot, direction: Direction, len: usize, now: Timestamp) {
         debug_assert!(len > 0 && self.has_room(Some(slot)));
         let batch = batch(&mut self.batch);
         let conn = &mut self.conns[slot.0];
@@ -193,44 +189,47 @@ impl Capture {
                 self.deadlines.insert(due, (slot, conn.endpoints.conn));
             }
         }
-        let carried = conn.carried();
+        let flow = conn.flow_mut(direction);
+        let carried = flow.carried();
         // What is carried is not in the arena yet, but its place is, and `whole` looks only behind it.
         let region = &batch.spare()[..carried + len];
         let whole = self.config.framing.whole(region, carried);
-        let before = conn.carry_cost();
-        if whole > 0 {
-            conn.unload_carry(batch.spare());
-            conn.extend_carry(&batch.spare()[whole..carried + len]);
-            let records = conn.record_incoming(batch, self.batch_serial, whole, now);
-            self.totals.bytes += whole as u64;
-            self.count(records);
+        let before = flow.carry_cost();
+        let records = if whole > 0 {
+            flow.unload_carry(batch.spare());
+            flow.extend_carry(&batch.spare()[whole..carried + len]);
+            conn.record(direction, batch, self.batch_serial, whole, now)
         } else {
-            conn.extend_carry(&region[carried..]);
-        }
-        self.carried = self.carried - before + self.conns[slot.0].carry_cost();
+            flow.extend_carry(&region[carried..]);
+            0
+        };
+        self.carried = self.carried - before + conn.flow(direction).carry_cost();
+        self.totals.bytes += whole as u64;
+        self.count(records);
         if self.carried > self.config.carry_limit {
-            self.record_carry(slot, now);
+            self.record_carry(slot, direction, now);
         }
     }
 
     /// These bytes were sent to the peer: counted, not recorded.
     pub fn handle_sent(&mut self, slot: Slot, bytes: &[u8]) {
-        self.conns[slot.0].outgoing.count(bytes);
+        self.conns[slot.0].flow_mut(Direction::Out).count(bytes);
     }
 
-    /// The peer ended its direction.
-    pub fn handle_eof(&mut self, slot: Slot, now: Timestamp) {
+    /// This direction has ended.
+    pub fn handle_eof(&mut self, slot: Slot, direction: Direction, now: Timestamp) {
         debug_assert!(self.has_room(Some(slot)));
-        self.record_carry(slot, now);
+        self.record_carry(slot, direction, now);
         let batch = batch(&mut self.batch);
         let index = self.conns[slot.0].index_in(batch, self.batch_serial);
-        batch.push_eof(now, index, Direction::In);
+        batch.push_eof(now, index, direction);
         self.count(1);
     }
 
     /// The connection is closed. Its slot is free.
     pub fn handle_close(&mut self, slot: Slot, reason: CloseReason, now: Timestamp) {
-        self.record_carry(slot, now);
+        self.record_carry(slot, Direction::In, now);
+        self.record_carry(slot, Direction::Out, now);
         let mut conn = self.conns.remove(slot.0);
         self.totals.open -= 1;
         let conns = &self.conns;
@@ -245,17 +244,18 @@ impl Capture {
     }
 
     /// Records a line whose end has not come, as far as it goes.
-    fn record_carry(&mut self, slot: Slot, now: Timestamp) {
+    fn record_carry(&mut self, slot: Slot, direction: Direction, now: Timestamp) {
         let conn = &mut self.conns[slot.0];
-        let carried = conn.carried();
+        let flow = conn.flow_mut(direction);
+        let carried = flow.carried();
         if carried == 0 {
             return;
         }
         let batch = batch(&mut self.batch);
-        self.carried -= conn.carry_cost();
-        conn.unload_carry(batch.spare());
-        self.carried += conn.carry_cost();
-        let records = conn.record_incoming(batch, self.batch_serial, carried, now);
+        self.carried -= flow.carry_cost();
+        flow.unload_carry(batch.spare());
+        self.carried += flow.carry_cost();
+        let records = conn.record(direction, batch, self.batch_serial, carried, now);
         self.totals.bytes += carried as u64;
         self.count(records);
     }

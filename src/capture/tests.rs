@@ -11,6 +11,8 @@ use crate::record::{Event, Record};
 enum Step {
     Open,
     Read(usize, &'static str),
+    /// It went the other way.
+    Sent(usize, &'static str),
     Eof(usize),
     Close(usize, CloseReason),
     /// So many milliseconds pass.
@@ -19,7 +21,7 @@ enum Step {
     Expired(&'static [(usize, CloseReason)]),
     End,
 }
-use Step::{Close, End, Eof, Expired, Open, Pass, Read};
+use Step::{Close, End, Eof, Expired, Open, Pass, Read, Sent};
 
 const CHUNK: Framing = Framing::Chunk;
 const LINE: Framing = Framing::Line { max: 8 };
@@ -41,14 +43,18 @@ fn in_words(record: &Record<'_>) -> String {
         Event::Open { conn, .. } => format!("open {}", conn.id),
         Event::Data {
             conn,
+            direction,
             offset,
             payload,
             partial,
-            ..
         } => {
             let text = String::from_utf8_lossy(payload);
             let partial = if *partial { " partial" } else { "" };
-            format!("data {} @{offset} {text:?}{partial}", conn.id)
+            let verb = match direction {
+                Direction::In => "data",
+                Direction::Out => "sent",
+            };
+            format!("{verb} {} @{offset} {text:?}{partial}", conn.id)
         }
         Event::Eof { conn, .. } => format!("eof {}", conn.id),
         Event::Close { conn, close } => format!(
@@ -74,18 +80,28 @@ fn check(config: Config, script: &[Step], expected: &[&str]) {
     let mut now = Timestamp::default();
     for step in script {
         match step {
-            Open => slots.push(capture.handle_open(
-                capture.next_conn(),
-                "192.0.2.9:1",
-                "192.0.2.1:2",
-                now,
-            )),
+            Open => {
+                let endpoints = Endpoints {
+                    conn: capture.next_conn(),
+                    peer: "192.0.2.9:1".into(),
+                    local: "192.0.2.1:2".into(),
+                    target: None,
+                };
+                slots.push(capture.handle_open(endpoints, now));
+            }
             Read(conn, text) => {
                 let slot = slots[conn - 1];
-                capture.read_buffer(slot)[..text.len()].copy_from_slice(text.as_bytes());
-                capture.handle_read(slot, text.len(), now);
+                let buffer = capture.read_buffer(slot, Direction::In);
+                buffer[..text.len()].copy_from_slice(text.as_bytes());
+                capture.handle_read(slot, Direction::In, text.len(), now);
             }
-            Eof(conn) => capture.handle_eof(slots[conn - 1], now),
+            Sent(conn, text) => {
+                let slot = slots[conn - 1];
+                let buffer = capture.read_buffer(slot, Direction::Out);
+                buffer[..text.len()].copy_from_slice(text.as_bytes());
+                capture.handle_read(slot, Direction::Out, text.len(), now);
+            }
+            Eof(conn) => capture.handle_eof(slots[conn - 1], Direction::In, now),
             Close(conn, reason) => capture.handle_close(slots[conn - 1], reason.clone(), now),
             Pass(ms) => now.elapsed_us += ms * 1000,
             Expired(conns) => {
@@ -179,6 +195,31 @@ fn lines_wait_for_their_end_and_are_cut_when_they_are_long() {
             "4: data 1 @13 \"89\\n\"",
             "5: data 1 @16 \"end\" partial",
             "6: eof 1",
+        ],
+    );
+}
+
+#[test]
+fn each_direction_has_its_own_lines_and_offsets() {
+    check(
+        config(LINE),
+        &[
+            Open,
+            Read(1, "SE"),
+            Sent(1, "+O"),
+            Read(1, "T\nGE"),
+            Sent(1, "K\n-"),
+            Eof(1),
+            Close(1, CloseReason::Eof),
+        ],
+        &[
+            "0: open 1",
+            "1: data 1 @0 \"SET\\n\"",
+            "2: sent 1 @0 \"+OK\\n\"",
+            "3: data 1 @4 \"GE\" partial",
+            "4: eof 1",
+            "5: sent 1 @4 \"-\" partial",
+            "6: close 1 Eof 6 bytes 5bbd7d3d after 0 ms",
         ],
     );
 }

@@ -53,11 +53,21 @@ impl Annotator {
     /// they speak of the capture; nor has `eof`, because `closed` tells it.
     pub(super) fn event(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         let text = match &record.event {
-            Event::Open { local, .. } => format!("connected to {local}"),
+            Event::Open {
+                local,
+                target: None,
+                ..
+            } => format!("connected to {local}"),
+            Event::Open {
+                local,
+                target: Some(target),
+                ..
+            } => format!("connected to {local}, for {target}"),
             Event::Close { close, .. } => {
                 let reason = match &close.reason {
                     CloseReason::Eof => "eof",
                     CloseReason::Reset => "reset by peer",
+                    CloseReason::TargetReset => "reset by target",
                     CloseReason::IdleTimeout => "idle for too long",
                     CloseReason::Limit => "open for too long",
                     CloseReason::Shutdown => "wiretape is stopping",

@@ -11,7 +11,7 @@ mod text;
 
 use std::str::FromStr;
 
-use crate::record::{Event, Record};
+use crate::record::{Direction, Event, Record};
 
 /// Bytes as a person reads them and no terminal obeys them: printable text as it is, all else as
 /// escapes.
@@ -72,7 +72,7 @@ pub enum Encoder {
     Hex(hex::HexEncoder),
     /// [`Format::Json`].
     Json(ndjson::Encoder),
-    /// [`Format::Raw`], which keeps nothing but the payload.
+    /// [`Format::Raw`], which keeps nothing but what peers sent.
     Raw,
 }
 
@@ -94,7 +94,12 @@ impl Encoder {
             Self::Hex(encoder) => encoder.encode(record, out),
             Self::Json(encoder) => encoder.encode(record, out),
             Self::Raw => {
-                if let Event::Data { payload, .. } = &record.event {
+                if let Event::Data {
+                    direction: Direction::In,
+                    payload,
+                    ..
+                } = &record.event
+                {
                     out.extend_from_slice(payload);
                 }
             }

@@ -204,7 +204,7 @@ pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
             .map_err(system("watch a listener"))?;
         listeners.push(listener);
     }
-    let start = start_record("listen", names.clone())?;
+    let start = start_record("listen", names.clone(), Vec::new())?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
     for name in names {
         notify.say(Notice::Listening(name));
@@ -213,11 +213,12 @@ pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
 }
 
 /// The first record of a run that does this.
-fn start_record(mode: &str, listen: Vec<String>) -> Result<Start, Error> {
+fn start_record(mode: &str, listen: Vec<String>, connect: Vec<String>) -> Result<Start, Error> {
     Ok(Start {
         run: RunId(random_u64().map_err(system("draw a random number"))?),
         mode: mode.to_owned(),
         listen,
+        connect,
         tool: concat!("wiretape ", env!("CARGO_PKG_VERSION")).to_owned(),
         segment: 1,
         conn: None,

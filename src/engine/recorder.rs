@@ -9,7 +9,7 @@ use super::clock::SystemClock;
 use super::router::Router;
 use super::{Error, Outcome, Recording, system};
 use crate::capture::shutdown::{Ending, Phase};
-use crate::capture::{Capture, Slot};
+use crate::capture::{Capture, READ_MIN, Slot};
 use crate::notice::{Notice, Notify, Statistics};
 use crate::output::{OpenOutput, Output, State, Surroundings};
 use crate::record::batch::{ARENA_SIZE, BatchPool};
@@ -252,10 +252,11 @@ impl Recorder {
     }
 }
 
-/// An arena takes at least two of the longest lines, so that an empty one always has room.
+/// An arena takes the longest line of each direction and a read behind them, so that an empty one always
+/// has room.
 fn arena_size(framing: Framing) -> usize {
     match framing {
         Framing::Chunk => ARENA_SIZE,
-        Framing::Line { max } => ARENA_SIZE.max(2 * max),
+        Framing::Line { max } => ARENA_SIZE.max(2 * max + READ_MIN),
     }
 }

@@ -18,9 +18,9 @@ use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER, Wakers};
 use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
 use crate::notice::{Notice, Notify, Patience, describe};
-use crate::record::CloseReason;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
+use crate::record::{CloseReason, Direction, Endpoints};
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -209,7 +209,13 @@ impl Engine {
     fn open(&mut self, accepted: Accepted) {
         let now = self.clock.now();
         let capture = &mut self.recorder.capture;
-        let slot = capture.handle_open(capture.next_conn(), &accepted.peer, &accepted.local, now);
+        let endpoints = Endpoints {
+            conn: capture.next_conn(),
+            peer: accepted.peer.into(),
+            local: accepted.local.into(),
+            target: None,
+        };
+        let slot = capture.handle_open(endpoints, now);
         let mut stream = Stream::new(accepted.socket);
         let token = Token(FIRST_LISTENER + self.listeners.len() + slot.0);
         if let Err(error) = stream.register(self.poll.registry(), token, Interest::READABLE) {
@@ -255,7 +261,7 @@ impl Engine {
         if !has_room {
             return list(&mut self.ready, slot, stream);
         }
-        match stream.read(self.recorder.capture.read_buffer(slot)) {
+        match stream.read(self.recorder.capture.read_buffer(slot, Direction::In)) {
             Read::Bytes(len) => {
                 // Read until there is nothing, as mio demands: a short read says little, for one ends
                 // before urgent data, and on a Unix socket behind every message with descriptors.
@@ -263,7 +269,7 @@ impl Engine {
                 stream.is_suspect = false;
                 self.recorder
                     .capture
-                    .handle_read(slot, len, self.clock.now());
+                    .handle_read(slot, Direction::In, len, self.clock.now());
             }
             Read::Nothing if mem::take(&mut stream.is_suspect) => {
                 stream.retire(CloseReason::IdleTimeout);
@@ -272,7 +278,9 @@ impl Engine {
             Read::Nothing => {}
             Read::Again => list(&mut self.ready, slot, stream),
             Read::Eof => {
-                self.recorder.capture.handle_eof(slot, self.clock.now());
+                self.recorder
+                    .capture
+                    .handle_eof(slot, Direction::In, self.clock.now());
                 self.close(slot, CloseReason::Eof);
             }
             Read::Over(reason) => self.close(slot, reason),

@@ -427,6 +427,7 @@ fn start() -> Start {
         run: RunId(7),
         mode: "listen".to_owned(),
         listen: Vec::new(),
+        connect: Vec::new(),
         tool: "wiretape".to_owned(),
         segment: 1,
         conn: None,

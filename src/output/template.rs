@@ -292,6 +292,7 @@ mod tests {
             conn: ConnId(17),
             peer: peer.into(),
             local: local.into(),
+            target: None,
         }
     }
 

@@ -105,7 +105,7 @@ impl Worker {
         let is_raw = outlet.scribe.is_raw();
         match &mut self.target {
             Target::Pipe(pipe) if is_raw => {
-                for bytes in batch.payloads() {
+                for bytes in batch.received() {
                     pipe.bytes(bytes, outlet)?;
                 }
             }
@@ -120,7 +120,7 @@ impl Worker {
                     time: batch.time().unwrap_or_default(),
                     seq: batch.first_seq(),
                 };
-                for bytes in batch.payloads() {
+                for bytes in batch.received() {
                     live.bytes(bytes, at, outlet);
                 }
             }

@@ -246,14 +246,19 @@ impl Batch {
         }
     }
 
-    /// Only its payload bytes, in order, in as few runs as they lie in.
-    pub fn payloads(&self) -> impl Iterator<Item = &[u8]> {
+    /// Only the bytes that peers sent, in order, in as few runs as they lie in.
+    pub fn received(&self) -> impl Iterator<Item = &[u8]> {
         let mut ranges = self
             .storage
             .heads
             .iter()
             .filter_map(|head| match head.kind {
-                HeadKind::Data { start, len, .. } => Some(range(start, len)),
+                HeadKind::Data {
+                    direction: Direction::In,
+                    start,
+                    len,
+                    ..
+                } => Some(range(start, len)),
                 _ => None,
             })
             .peekable();
@@ -349,6 +354,7 @@ impl<'a> Iterator for Records<'a> {
                     Event::Open {
                         conn,
                         local: Cow::Borrowed(&endpoints.local),
+                        target: endpoints.target.as_deref().map(Cow::Borrowed),
                     }
                 }
                 &HeadKind::Data {
@@ -524,6 +530,7 @@ mod tests {
             conn: ConnId(1),
             peer: "192.0.2.1:5000".into(),
             local: "192.0.2.2:1234".into(),
+            target: None,
         })
     }
 
@@ -565,7 +572,7 @@ mod tests {
             (10, 109, b"er\n".to_vec(), false),
         ];
         assert_eq!(seen, expected);
-        assert_eq!(batch.payloads().collect::<Vec<_>>(), [b"a\nbc\nlonger\n"]);
+        assert_eq!(batch.received().collect::<Vec<_>>(), [b"a\nbc\nlonger\n"]);
     }
 
     #[test]

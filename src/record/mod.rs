@@ -57,6 +57,9 @@ pub struct Endpoints {
     pub peer: Box<str>,
     /// This side.
     pub local: Box<str>,
+    /// What was dialled for it, as it was given: the server behind a proxied connection, or the peer's
+    /// name where this side dialled the peer.
+    pub target: Option<Box<str>>,
 }
 
 /// The first record of a run, and of each of its segments.
@@ -64,10 +67,12 @@ pub struct Endpoints {
 pub struct Start {
     /// The run.
     pub run: RunId,
-    /// What wiretape was told to do: `listen`.
+    /// What wiretape was told to do: `listen`, `connect`, `proxy`, `replay`.
     pub mode: String,
     /// Addresses that it listened on, with the ports the kernel gave.
     pub listen: Vec<String>,
+    /// Addresses that it dialled, as they were given.
+    pub connect: Vec<String>,
     /// Program and version that wrote the capture.
     pub tool: String,
     /// Number of this segment in its run, from 1.
@@ -100,6 +105,8 @@ pub enum CloseReason {
     Eof,
     /// The peer reset it.
     Reset,
+    /// The target of a proxied connection reset it.
+    TargetReset,
     /// Nothing came for as long as `--idle-timeout` allows.
     IdleTimeout,
     /// It grew older than `--max-age` allows.
@@ -181,6 +188,8 @@ pub enum Event<'a> {
         conn: Conn<'a>,
         /// This side's address.
         local: Cow<'a, str>,
+        /// What was dialled for it; see [`Endpoints`].
+        target: Option<Cow<'a, str>>,
     },
     /// Bytes came or went.
     Data {
@@ -258,9 +267,14 @@ impl Event<'_> {
         };
         match self {
             Self::Start(start) => Event::Start(own(start)),
-            Self::Open { conn: c, local } => Event::Open {
+            Self::Open {
+                conn: c,
+                local,
+                target,
+            } => Event::Open {
                 conn: conn(c),
                 local: own(local),
+                target: target.map(own),
             },
             Self::Data {
                 conn: c,

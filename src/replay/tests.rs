@@ -82,6 +82,7 @@ fn record(at: u64, conn: u64, what: &str) -> Record<'static> {
             run: RunId(conn),
             mode: "listen".to_owned(),
             listen: Vec::new(),
+            connect: Vec::new(),
             tool: String::new(),
             segment: 1,
             conn: None,
@@ -89,6 +90,7 @@ fn record(at: u64, conn: u64, what: &str) -> Record<'static> {
         "open" => Event::Open {
             conn: of(),
             local: "192.0.2.1:2".into(),
+            target: None,
         },
         "in" => data(Direction::In, 0, rest),
         "in@5" => data(Direction::In, 5, rest),

@@ -11,7 +11,9 @@ use wiretape::codec::ndjson::Reader;
 use wiretape::codec::{Audience, Encoder, Format};
 use wiretape::record::batch::{ARENA_SIZE, Batch, BatchPool};
 use wiretape::record::doorbell::Doorbell;
-use wiretape::record::{CloseReason, Event, Framing, Record, RunId, Start, Timestamp, WallTime};
+use wiretape::record::{
+    CloseReason, Direction, Endpoints, Event, Framing, Record, RunId, Start, Timestamp, WallTime,
+};
 
 use crate::expected::{assert_expected, assert_same};
 use crate::ledger::Ledger;
@@ -51,6 +53,7 @@ fn start() -> Start {
         run: RunId(0x5f3a_9c1e_20b7_d644),
         mode: "listen".to_owned(),
         listen: vec!["192.0.2.1:1234".to_owned()],
+        connect: Vec::new(),
         // Not this version's name: the expected files outlive it.
         tool: "wiretape 0.1.0".to_owned(),
         segment: 1,
@@ -72,19 +75,20 @@ fn capture(bytes: &[u8], framing: Framing) -> Batch {
     let pool = BatchPool::new(ARENA_SIZE, 0, framing, Arc::new(Doorbell::new(|| {})));
     capture.handle_batch(pool.acquire().expect("an empty pool gives"));
     capture.handle_start(start(), clock.next());
-    let slot = capture.handle_open(
-        capture.next_conn(),
-        "192.0.2.9:50122",
-        "192.0.2.1:1234",
-        clock.next(),
-    );
+    let endpoints = Endpoints {
+        conn: capture.next_conn(),
+        peer: "192.0.2.9:50122".into(),
+        local: "192.0.2.1:1234".into(),
+        target: None,
+    };
+    let slot = capture.handle_open(endpoints, clock.next());
     for chunk in bytes.chunks(CHUNK) {
         assert!(capture.has_room(Some(slot)), "a sample fits one batch");
-        capture.read_buffer(slot)[..chunk.len()].copy_from_slice(chunk);
-        capture.handle_read(slot, chunk.len(), clock.next());
+        capture.read_buffer(slot, Direction::In)[..chunk.len()].copy_from_slice(chunk);
+        capture.handle_read(slot, Direction::In, chunk.len(), clock.next());
     }
     let end = clock.next();
-    capture.handle_eof(slot, end);
+    capture.handle_eof(slot, Direction::In, end);
     capture.handle_close(slot, CloseReason::Eof, end);
     capture.handle_end(clock.next());
     capture.poll_batch().expect("records are in it")

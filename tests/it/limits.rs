@@ -47,7 +47,7 @@ fn an_ipv4_peer_of_a_dual_stack_socket_is_shown_as_ipv4() {
     let opened: Vec<_> = records(&ended.path("a.ndjson"))
         .into_iter()
         .filter_map(|record| match record.event {
-            Event::Open { conn, local } => Some((conn.peer.into_owned(), local.into_owned())),
+            Event::Open { conn, local, .. } => Some((conn.peer.into_owned(), local.into_owned())),
             _ => None,
         })
         .collect();

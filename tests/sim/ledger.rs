@@ -12,13 +12,20 @@ use wiretape::record::{
 pub struct Story {
     peer: String,
     opened_us: u64,
+    incoming: Flow,
+    outgoing: Flow,
+    pub closed: Option<(CloseReason, u64)>,
+    found_close: bool,
+}
+
+/// What went one way.
+#[derive(Debug, Default)]
+pub struct Flow {
     pub bytes: Vec<u8>,
     pub has_eof: bool,
-    pub closed: Option<(CloseReason, u64)>,
     // What was found in the record so far.
     found: Vec<u8>,
     found_eof: bool,
-    found_close: bool,
 }
 
 impl Story {
@@ -28,6 +35,17 @@ impl Story {
             opened_us,
             ..Self::default()
         }
+    }
+
+    pub fn flow(&mut self, direction: Direction) -> &mut Flow {
+        match direction {
+            Direction::In => &mut self.incoming,
+            Direction::Out => &mut self.outgoing,
+        }
+    }
+
+    fn flows(&self) -> [&Flow; 2] {
+        [&self.incoming, &self.outgoing]
     }
 }
 
@@ -82,17 +100,16 @@ impl Ledger {
                 payload,
                 partial,
             } => {
-                assert_eq!(*direction, Direction::In);
                 self.check_framing(payload, *partial, seen);
-                let story = self.live(conn);
-                assert!(!story.found_eof, "bytes behind the end of the direction");
-                assert_eq!(*offset, story.found.len() as u64);
-                story.found.extend_from_slice(payload);
+                let flow = self.live(conn).flow(*direction);
+                assert!(!flow.found_eof, "bytes behind the end of the direction");
+                assert_eq!(*offset, flow.found.len() as u64);
+                flow.found.extend_from_slice(payload);
             }
-            Event::Eof { conn, .. } => {
-                let story = self.live(conn);
-                assert!(story.has_eof && !story.found_eof);
-                story.found_eof = true;
+            Event::Eof { conn, direction } => {
+                let flow = self.live(conn).flow(*direction);
+                assert!(flow.has_eof && !flow.found_eof);
+                flow.found_eof = true;
             }
             Event::Close { conn, close } => self.check_close(record.time, conn, close),
             Event::Gap { .. } => panic!("the core never leaves out a record"),
@@ -132,14 +149,17 @@ impl Ledger {
         story.found_close = true;
         let (reason, at_us) = story.closed.clone().expect("the model closed it too");
         assert_eq!((&close.reason, time.elapsed_us), (&reason, at_us));
-        assert_eq!(story.found, story.bytes, "not the bytes that came");
-        assert_eq!(story.found_eof, story.has_eof);
+        for flow in story.flows() {
+            assert_eq!(flow.found, flow.bytes, "not the bytes that came");
+            assert_eq!(flow.found_eof, flow.has_eof);
+        }
+        let [incoming, outgoing] = story.flows().map(|flow| &flow.bytes);
         let expected = Close {
             reason,
-            in_bytes: story.bytes.len() as u64,
-            out_bytes: 0,
-            in_crc32: crc32(&story.bytes),
-            out_crc32: None,
+            in_bytes: incoming.len() as u64,
+            out_bytes: outgoing.len() as u64,
+            in_crc32: crc32(incoming),
+            out_crc32: (!outgoing.is_empty()).then(|| crc32(outgoing)),
             duration_us: at_us - story.opened_us,
         };
         assert_eq!(*close, expected);
@@ -151,9 +171,13 @@ impl Ledger {
         if self.may_cut_early {
             return;
         }
-        let due = self.stories.values().map(|story| match story.closed {
-            Some(_) => story.bytes.len(),
-            None => story.bytes.len() - self.unfinished(&story.bytes),
+        let flows = self.stories.values().flat_map(|story| {
+            let is_closed = story.closed.is_some();
+            story.flows().map(|flow| (flow, is_closed || flow.has_eof))
+        });
+        let due = flows.map(|(flow, is_over)| match is_over {
+            true => flow.bytes.len(),
+            false => flow.bytes.len() - self.unfinished(&flow.bytes),
         });
         assert_eq!(recorded, due.sum::<usize>() as u64);
     }

@@ -9,7 +9,9 @@ use wiretape::capture::shutdown::{Ending, Phase};
 use wiretape::capture::{Capture, Config, READ_MAX, READ_MIN, Slot};
 use wiretape::record::batch::{Batch, BatchPool};
 use wiretape::record::doorbell::Doorbell;
-use wiretape::record::{CloseReason, Framing, RunId, Start, Timestamp, WallTime};
+use wiretape::record::{
+    CloseReason, Direction, Endpoints, Framing, RunId, Start, Timestamp, WallTime,
+};
 
 use crate::ledger::{Coverage, Ledger, Story, through_ndjson};
 
@@ -32,6 +34,8 @@ struct Peer {
     is_retired: bool,
     active_us: u64,
     opened_us: u64,
+    /// Bytes are recorded both ways.
+    is_conversation: bool,
 }
 
 /// An output: what it was sent and has not worked off.
@@ -67,7 +71,7 @@ impl World {
                 max: rng.usize(1..64),
             },
             _ => Framing::Line {
-                max: rng.usize(64..ARENA / 2),
+                max: rng.usize(64..(ARENA - READ_MIN) / 2),
             },
         };
         let mut maybe = |from: u64, to: u64| {
@@ -120,6 +124,7 @@ impl World {
             run: RunId(1),
             mode: "listen".to_owned(),
             listen: vec!["192.0.2.1:1234".to_owned()],
+            connect: Vec::new(),
             tool: "simulation".to_owned(),
             segment: 1,
             conn: None,
@@ -206,10 +211,13 @@ impl World {
         let peer = format!("192.0.2.9:{}", 50_000 + id);
         let story = Story::new(peer.clone(), self.now.elapsed_us);
         self.ledger.stories.insert(id, story);
-        let conn = self.capture.next_conn();
-        let slot = self
-            .capture
-            .handle_open(conn, &peer, "192.0.2.1:1234", self.now);
+        let endpoints = Endpoints {
+            conn: self.capture.next_conn(),
+            peer: peer.into(),
+            local: "192.0.2.1:1234".into(),
+            target: None,
+        };
+        let slot = self.capture.handle_open(endpoints, self.now);
         assert!(
             self.peers.iter().all(|peer| peer.slot != slot),
             "a slot twice"
@@ -223,6 +231,7 @@ impl World {
             is_retired: false,
             active_us: self.now.elapsed_us,
             opened_us: self.now.elapsed_us,
+            is_conversation: self.rng.bool(),
         });
     }
 
@@ -239,7 +248,11 @@ impl World {
     /// anything to read.
     fn read_peer(&mut self, nth: usize) -> bool {
         let peer = &mut self.peers[nth];
-        let buffer = self.capture.read_buffer(peer.slot);
+        let direction = match peer.is_conversation && self.rng.bool() {
+            true => Direction::Out,
+            false => Direction::In,
+        };
+        let buffer = self.capture.read_buffer(peer.slot, direction);
         assert!((READ_MIN..=READ_MAX).contains(&buffer.len()));
         if peer.pending.is_empty() {
             if peer.is_suspect {
@@ -269,9 +282,11 @@ impl World {
             .stories
             .get_mut(&peer.id)
             .expect("it was opened");
-        story.bytes.extend_from_slice(&buffer[..len]);
+        let flow = story.flow(direction);
+        flow.bytes.extend_from_slice(&buffer[..len]);
         peer.active_us = self.now.elapsed_us;
-        self.capture.handle_read(peer.slot, len, self.now);
+        self.capture
+            .handle_read(peer.slot, direction, len, self.now);
         true
     }
 
@@ -284,8 +299,12 @@ impl World {
             .expect("it was opened");
         story.closed = Some((reason.clone(), self.now.elapsed_us));
         if reason == CloseReason::Eof {
-            story.has_eof = true;
-            self.capture.handle_eof(peer.slot, self.now);
+            for direction in [Direction::In, Direction::Out] {
+                if direction == Direction::In || peer.is_conversation {
+                    story.flow(direction).has_eof = true;
+                    (self.capture).handle_eof(peer.slot, direction, self.now);
+                }
+            }
         }
         self.capture.handle_close(peer.slot, reason, self.now);
     }

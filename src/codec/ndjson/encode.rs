@@ -62,11 +62,18 @@ impl Encoder {
                 self.moment(record, out);
                 self.start(start, out);
             }
-            Event::Open { conn, local } => {
+            Event::Open {
+                conn,
+                local,
+                target,
+            } => {
                 out.extend_from_slice(b"{\"type\":\"open\"");
                 self.moment(record, out);
                 self.conn(conn, out);
                 self.string("local", local, out);
+                if let Some(target) = target {
+                    self.string("target", target, out);
+                }
             }
             Event::Eof { conn, direction } => {
                 out.extend_from_slice(b"{\"type\":\"eof\"");
@@ -146,14 +153,10 @@ impl Encoder {
     fn start(&self, start: &Start, out: &mut Vec<u8>) {
         word("run", &start.run.to_string(), out);
         self.string("mode", &start.mode, out);
-        out.extend_from_slice(b",\"listen\":[");
-        for (nth, address) in start.listen.iter().enumerate() {
-            if nth > 0 {
-                out.push(b',');
-            }
-            self.quoted(address, out);
+        self.strings("listen", &start.listen, out);
+        if !start.connect.is_empty() {
+            self.strings("connect", &start.connect, out);
         }
-        out.push(b']');
         self.string("tool", &start.tool, out);
         number("segment", start.segment, out);
         if let Some(conn) = start.conn {
@@ -188,6 +191,18 @@ impl Encoder {
     fn string(&self, name: &str, text: &str, out: &mut Vec<u8>) {
         begin_key(name, out);
         self.quoted(text, out);
+    }
+
+    fn strings(&self, name: &str, texts: &[String], out: &mut Vec<u8>) {
+        begin_key(name, out);
+        out.push(b'[');
+        for (nth, text) in texts.iter().enumerate() {
+            if nth > 0 {
+                out.push(b',');
+            }
+            self.quoted(text, out);
+        }
+        out.push(b']');
     }
 
     fn quoted(&self, text: &str, out: &mut Vec<u8>) {

@@ -49,6 +49,7 @@ fn close() -> impl Strategy<Value = Close> {
     let reason = prop_oneof![
         Just(CloseReason::Eof),
         Just(CloseReason::Reset),
+        Just(CloseReason::TargetReset),
         Just(CloseReason::IdleTimeout),
         Just(CloseReason::Limit),
         Just(CloseReason::Shutdown),
@@ -70,13 +71,15 @@ fn close() -> impl Strategy<Value = Close> {
 }
 
 fn start() -> impl Strategy<Value = Start> {
-    let listen = proptest::collection::vec(text(), 0..3);
+    let addresses = || proptest::collection::vec(text(), 0..3);
+    let addresses = (addresses(), addresses());
     let conn = proptest::option::of(NUMBER.prop_map(ConnId));
-    (any::<u64>(), text(), listen, text(), NUMBER, conn).prop_map(
-        |(run, mode, listen, tool, segment, conn)| Start {
+    (any::<u64>(), text(), addresses, text(), NUMBER, conn).prop_map(
+        |(run, mode, (listen, connect), tool, segment, conn)| Start {
             run: RunId(run),
             mode,
             listen,
+            connect,
             tool,
             segment,
             conn,
@@ -96,10 +99,13 @@ fn event() -> impl Strategy<Value = Event<'static>> {
             }
         ),
         1 => start().prop_map(|start| Event::Start(Cow::Owned(start))),
-        1 => (conn(), text()).prop_map(|(conn, local)| Event::Open {
-            conn,
-            local: local.into(),
-        }),
+        1 => (conn(), text(), proptest::option::of(text())).prop_map(
+            |(conn, local, target)| Event::Open {
+                conn,
+                local: local.into(),
+                target: target.map(Cow::Owned),
+            }
+        ),
         1 => (conn(), direction()).prop_map(|(conn, direction)| Event::Eof { conn, direction }),
         1 => (conn(), close()).prop_map(|(conn, close)| Event::Close {
             conn,

@@ -29,6 +29,8 @@ pub(super) struct Wire<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     listen: Option<Vec<Cow<'a, str>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    connect: Option<Vec<Cow<'a, str>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tool: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segment: Option<u64>,
@@ -38,6 +40,8 @@ pub(super) struct Wire<'a> {
     peer: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     local: Option<Cow<'a, str>>,
+    #[serde(borrow, skip_serializing_if = "Option::is_none")]
+    target: Option<Cow<'a, str>>,
     #[serde(borrow, skip_serializing_if = "Option::is_none")]
     dir: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +102,7 @@ pub(super) fn close_name(reason: &CloseReason) -> &str {
     match reason {
         CloseReason::Eof => "eof",
         CloseReason::Reset => "reset",
+        CloseReason::TargetReset => "target_reset",
         CloseReason::IdleTimeout => "idle_timeout",
         CloseReason::Limit => "limit",
         CloseReason::Shutdown => "shutdown",
@@ -141,13 +146,18 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
                 wire.run = Some(start.run.to_string().into());
                 wire.mode = Some((&*start.mode).into());
                 wire.listen = Some(start.listen.iter().map(|at| (&**at).into()).collect());
+                if !start.connect.is_empty() {
+                    let connect = start.connect.iter().map(|at| (&**at).into());
+                    wire.connect = Some(connect.collect());
+                }
                 wire.tool = Some((&*start.tool).into());
                 wire.segment = Some(start.segment);
                 wire.conn = start.conn.map(|conn| conn.0);
             }
-            Event::Open { local, .. } => {
+            Event::Open { local, target, .. } => {
                 wire.kind = "open".into();
                 wire.local = Some((&**local).into());
+                wire.target = target.as_deref().map(Into::into);
             }
             Event::Data {
                 direction,
@@ -216,6 +226,7 @@ impl<'a> Wire<'a> {
             "start" => Event::Start(Cow::Owned(self.into_start()?)),
             "open" => Event::Open {
                 local: self.local.clone().ok_or(Misfit::Missing("local"))?,
+                target: self.target.clone(),
                 conn: self.into_conn()?,
             },
             "data" => self.into_data()?,
@@ -253,9 +264,8 @@ impl<'a> Wire<'a> {
         Ok(Start {
             run: RunId(hex::<16>(&run).ok_or(Misfit::Invalid("run"))?),
             mode: self.mode.ok_or(Misfit::Missing("mode"))?.into_owned(),
-            listen: (self.listen.unwrap_or_default().into_iter())
-                .map(Cow::into_owned)
-                .collect(),
+            listen: owned(self.listen),
+            connect: owned(self.connect),
             tool: self.tool.ok_or(Misfit::Missing("tool"))?.into_owned(),
             segment: self.segment.ok_or(Misfit::Missing("segment"))?,
             conn: self.conn.map(ConnId),
@@ -320,6 +330,7 @@ impl<'a> Wire<'a> {
         let reason = match self.reason()? {
             "eof" => CloseReason::Eof,
             "reset" => CloseReason::Reset,
+            "target_reset" => CloseReason::TargetReset,
             "idle_timeout" => CloseReason::IdleTimeout,
             "limit" => CloseReason::Limit,
             "shutdown" => CloseReason::Shutdown,
@@ -343,6 +354,11 @@ impl<'a> Wire<'a> {
             duration_us: self.duration_us.ok_or(Misfit::Missing("duration_us"))?,
         })
     }
+}
+
+fn owned(texts: Option<Vec<Cow<'_, str>>>) -> Vec<String> {
+    let texts = texts.into_iter().flatten();
+    texts.map(Cow::into_owned).collect()
 }
 
 /// Exactly `DIGITS` hexadecimal digits, as they are written.

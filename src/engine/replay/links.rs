@@ -12,7 +12,7 @@ use crate::engine::dial::Dialled;
 use crate::engine::stream::{Read, Stream};
 use crate::notice::describe;
 use crate::record::time::Clock;
-use crate::record::{CloseReason, ConnId};
+use crate::record::{CloseReason, ConnId, Direction, Endpoints};
 use crate::replay::{Ending, SessionId};
 
 /// A session's connection.
@@ -143,8 +143,13 @@ impl Playback<'_> {
                 let now = self.clock.now();
                 let peer = self.target.name(address);
                 let link = &mut self.links[nth];
-                let (conn, local) = (ConnId(link.session.0), link.stream.local());
-                let slot = (self.recorder.capture).handle_open(conn, &peer, &local, now);
+                let endpoints = Endpoints {
+                    conn: ConnId(link.session.0),
+                    peer: peer.into(),
+                    local: link.stream.local().into(),
+                    target: None,
+                };
+                let slot = self.recorder.capture.handle_open(endpoints, now);
                 link.stage = Stage::Open(slot, Ends::default());
                 self.target.prefer(address);
                 let now_us = self.now_us();
@@ -290,10 +295,15 @@ impl Playback<'_> {
         }
         let link = &mut self.links[nth];
         let session = link.session;
-        match link.stream.read(self.recorder.capture.read_buffer(slot)) {
+        match link
+            .stream
+            .read(self.recorder.capture.read_buffer(slot, Direction::In))
+        {
             Read::Bytes(len) => {
                 let now = self.clock.now();
-                self.recorder.capture.handle_read(slot, len, now);
+                self.recorder
+                    .capture
+                    .handle_read(slot, Direction::In, len, now);
                 let now_us = self.now_us();
                 self.player.handle_received(session, len, now_us);
                 self.list(nth);
@@ -301,7 +311,9 @@ impl Playback<'_> {
             Read::Again => self.list(nth),
             Read::Nothing => self.look_whether_broken(nth),
             Read::Eof => {
-                self.recorder.capture.handle_eof(slot, self.clock.now());
+                self.recorder
+                    .capture
+                    .handle_eof(slot, Direction::In, self.clock.now());
                 if let Stage::Open(_, ends) = &mut link.stage {
                     ends.theirs = true;
                 }

@@ -101,7 +101,7 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
     // Up to here a signal ends it as it ends any program: nothing has been sent.
     wakers.watch_signals()?;
-    let start = start_record("replay", Vec::new())?;
+    let start = start_record("replay", Vec::new(), vec![config.target.to_string()])?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
     let timer = Timer::new(wakers.poll.registry(), TIMER).map_err(system("make a timer"))?;
     let clock = recorder.clock();

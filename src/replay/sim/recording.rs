@@ -46,6 +46,7 @@ pub(super) fn recording(random: &mut Rng) -> (Vec<Record<'static>>, Replies) {
             Event::Open {
                 conn: conn(),
                 local: "192.0.2.1:2".into(),
+                target: None,
             },
         );
         let (mut offset, mut out) = (0, 0);
