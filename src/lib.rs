@@ -48,6 +48,7 @@
 //! | [`record`] | what is recorded; batches and the one memory bound | I/O, clocks |
 //! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
 //! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
+//! | [`relay`] | what passes between a peer and a target, and how either's end is passed on | I/O, clocks |
 //! | [`replay`] | sessions, their steps, what is done next and when | I/O, clocks: time is a parameter |
 //! | [`notice`] | what there is to say to a person | how it is said |
 //! | [`input`] | captures that are read: files, standard input, decompression | what is done with the records |
@@ -55,7 +56,7 @@
 //! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
-//! Imports go one way: `record ← codec`, `record ← capture`, `record ← replay`,
+//! Imports go one way: `record ← codec`, `record ← capture`, `record ← relay`, `record ← replay`,
 //! `record, replay ← notice`, `codec, notice, record ← input` and `← output`, all of these `← engine`,
 //! everything `← cli`. A test (`tests/tidy`) reads the `use` lines and fails on a breach.
 //!
@@ -95,4 +96,5 @@ pub mod input;
 pub mod notice;
 pub mod output;
 pub mod record;
+pub mod relay;
 pub mod replay;

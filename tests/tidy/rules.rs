@@ -25,10 +25,11 @@ pub(crate) const RULES: [Rule; 9] = [
 ];
 
 /// Each room and the rooms that it may know, as `src/lib.rs` tells them.
-pub(crate) const ROOMS: [(&str, &[&str]); 9] = [
+pub(crate) const ROOMS: [(&str, &[&str]); 10] = [
     ("record", &[]),
     ("codec", &["record"]),
     ("capture", &["record"]),
+    ("relay", &["record"]),
     ("replay", &["record"]),
     ("notice", &["record", "replay"]),
     ("input", &["record", "notice", "codec"]),
@@ -36,13 +37,13 @@ pub(crate) const ROOMS: [(&str, &[&str]); 9] = [
     (
         "engine",
         &[
-            "record", "notice", "codec", "capture", "replay", "input", "output",
+            "record", "notice", "codec", "capture", "relay", "replay", "input", "output",
         ],
     ),
     (
         "cli",
         &[
-            "record", "notice", "codec", "capture", "replay", "input", "output", "engine",
+            "record", "notice", "codec", "capture", "relay", "replay", "input", "output", "engine",
         ],
     ),
 ];
