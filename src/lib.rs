@@ -48,6 +48,7 @@
 //! | [`record`] | what is recorded; batches and the one memory bound | I/O, clocks |
 //! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
 //! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
+//! | [`dial`] | which address is tried when, and when again | I/O, clocks: time is a parameter |
 //! | [`relay`] | what passes between a peer and a target, and how either's end is passed on | I/O, clocks |
 //! | [`replay`] | sessions, their steps, what is done next and when | I/O, clocks: time is a parameter |
 //! | [`notice`] | what there is to say to a person | how it is said |
@@ -91,6 +92,7 @@
 pub mod capture;
 pub mod cli;
 pub mod codec;
+pub mod dial;
 pub mod engine;
 pub mod input;
 pub mod notice;

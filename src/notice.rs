@@ -15,6 +15,22 @@ use crate::replay::{Ended, Tally, Totals};
 pub enum Notice {
     /// Connections are accepted on this address. Scripts wait for it.
     Listening(String),
+    /// A server that was dialled has been connected to: told the first time, and after trouble.
+    Connected {
+        /// What was dialled, as it was given.
+        target: String,
+        /// Which of its addresses answered.
+        peer: String,
+    },
+    /// A server that was dialled does not answer. Told when the cause changes.
+    ConnectFailed {
+        /// What was dialled, as it was given.
+        target: String,
+        /// Why.
+        why: String,
+        /// What becomes of it.
+        then: Then,
+    },
     /// Accepting rests after this error, and is tried again as connections close and time passes.
     AcceptFailed(io::Error),
     /// Stopping began: so many connections are still to be read.
@@ -186,6 +202,17 @@ pub enum Notice {
     Finished(Statistics),
 }
 
+/// What becomes of a server that does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// It is dialled again, for ever.
+    TriesAgain,
+    /// It is given up.
+    GivesUp,
+    /// The peer for which it was dialled is reset; for the next it is dialled again.
+    ResetsPeer,
+}
+
 /// How far a replay has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
@@ -257,6 +284,24 @@ impl Patience {
     /// The trouble is over. Whether it was there.
     pub fn is_over(&mut self) -> bool {
         self.said_us.take().is_some()
+    }
+}
+
+/// Says why something fails when that changes, and not every time it is tried.
+#[derive(Debug, Default)]
+pub struct Cause(Option<String>);
+
+impl Cause {
+    /// Whether this is not what it failed for the last time.
+    pub fn is_news(&mut self, why: &str) -> bool {
+        let is_news = self.0.as_deref() != Some(why);
+        self.0 = Some(why.to_owned());
+        is_news
+    }
+
+    /// It has succeeded. Whether it had failed.
+    pub fn is_over(&mut self) -> bool {
+        self.0.take().is_some()
     }
 }
 

@@ -148,6 +148,11 @@ impl Capture {
         ConnId(self.totals.opened + 1)
     }
 
+    /// The slot that the next connection gets.
+    pub fn next_slot(&self) -> Slot {
+        Slot(self.conns.vacant_key())
+    }
+
     /// A connection was opened; its number was not used before.
     pub fn handle_open(&mut self, endpoints: Endpoints, now: Timestamp) -> Slot {
         debug_assert!(self.may_open() && self.has_room(None));
@@ -177,10 +182,8 @@ impl Capture {
         &mut spare[carried..end]
     }
 
-    /// The first `len` bytes of [`Capture::read_buffer`] came in, or went out.
+    /// The first `len` bytes of [`Capture::read_buffer`] are what a read returned.
     pub fn handle_read(&mut self, slot: Slot, direction: Direction, len: usize, now: Timestamp) {
-        debug_assert!(len > 0 && self.has_room(Some(slot)));
-        let batch = batch(&mut self.batch);
         let conn = &mut self.conns[slot.0];
         conn.active_us = now.elapsed_us;
         if std::mem::take(&mut conn.is_suspect) {
@@ -189,6 +192,19 @@ impl Capture {
                 self.deadlines.insert(due, (slot, conn.endpoints.conn));
             }
         }
+        self.record(slot, direction, len, now);
+    }
+
+    /// The first `len` bytes of [`Capture::read_buffer`], going out, are what this side has sent of its
+    /// own. That is no sign of life.
+    pub fn handle_written(&mut self, slot: Slot, len: usize, now: Timestamp) {
+        self.record(slot, Direction::Out, len, now);
+    }
+
+    fn record(&mut self, slot: Slot, direction: Direction, len: usize, now: Timestamp) {
+        debug_assert!(len > 0 && self.has_room(Some(slot)));
+        let batch = batch(&mut self.batch);
+        let conn = &mut self.conns[slot.0];
         let flow = conn.flow_mut(direction);
         let carried = flow.carried();
         // What is carried is not in the arena yet, but its place is, and `whole` looks only behind it.
@@ -204,7 +220,7 @@ impl Capture {
             0
         };
         self.carried = self.carried - before + conn.flow(direction).carry_cost();
-        self.totals.bytes += whole as u64;
+        self.count_bytes(direction, whole);
         self.count(records);
         if self.carried > self.config.carry_limit {
             self.record_carry(slot, direction, now);
@@ -256,7 +272,7 @@ impl Capture {
         flow.unload_carry(batch.spare());
         self.carried += flow.carry_cost();
         let records = conn.record(direction, batch, self.batch_serial, carried, now);
-        self.totals.bytes += carried as u64;
+        self.count_bytes(direction, carried);
         self.count(records);
     }
 
@@ -298,6 +314,14 @@ impl Capture {
     /// What was captured so far.
     pub fn totals(&self) -> Totals {
         self.totals
+    }
+
+    fn count_bytes(&mut self, direction: Direction, bytes: usize) {
+        let total = match direction {
+            Direction::In => &mut self.totals.in_bytes,
+            Direction::Out => &mut self.totals.out_bytes,
+        };
+        *total += bytes as u64;
     }
 
     fn count(&mut self, records: u64) {

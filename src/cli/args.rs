@@ -12,6 +12,7 @@ use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::engine::address::Address;
+use crate::engine::keepalive::Keepalive;
 use crate::output::options::SyncPolicy;
 use crate::record::WallTime;
 use crate::replay::Speed;
@@ -33,6 +34,8 @@ Examples:
   wiretape listen 1234 -o device.ndjson     keep it, as a capture
   wiretape listen 1234 --json | jq .        look into it
   wiretape listen 1234 --raw > device.log   bytes only
+  wiretape connect 10.0.0.7:4001            watch a device that listens
+  wiretape proxy 8080 db:5432 -o db.ndjson  keep a conversation, both directions
   wiretape replay device.ndjson host:9000   send it again, as it came";
 
 /// The subcommands.
@@ -40,6 +43,10 @@ Examples:
 pub enum Command {
     /// Accept connections and capture what they send
     Listen(Listen),
+    /// Connect to devices that listen, capture what they send, and connect again when they are lost
+    Connect(Connect),
+    /// Sit between clients and a server, and capture what passes, both ways
+    Proxy(Proxy),
     /// Send captured sessions again, to another server
     Replay(Replay),
 }
@@ -60,20 +67,55 @@ pub struct Listen {
     #[command(flatten)]
     pub output: OutputArgs,
 
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub accepting: AcceptArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// How connections are accepted.
+#[derive(Debug, clap::Args)]
+pub struct AcceptArgs {
     /// Connections open at once; more wait to be accepted [default: what the open-file limit allows]
     ///
     /// More than the open-file limit allows are never open: some descriptors are kept for outputs.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = CONNECTIONS)]
     pub max_conns: Option<u32>,
+}
 
-    /// Close a connection that sends nothing for this long
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+/// How connections are made.
+#[derive(Debug, clap::Args)]
+pub struct DialArgs {
+    /// How long to try the addresses of a name before that has failed
+    #[arg(long, value_parser = duration, default_value = "10s", value_name = "DURATION", help_heading = CONNECTIONS)]
+    pub connect_timeout: Duration,
+}
+
+/// When a connection is closed.
+#[derive(Debug, clap::Args)]
+pub struct LimitArgs {
+    /// Close a connection on which nothing arrives for this long
+    #[arg(long, value_parser = duration, value_name = "DURATION", help_heading = CONNECTIONS)]
     pub idle_timeout: Option<Duration>,
 
     /// Close a connection that is older than this
-    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    #[arg(long, value_parser = duration, value_name = "DURATION", help_heading = CONNECTIONS)]
     pub max_age: Option<Duration>,
+
+    /// Ask a peer that is silent for this long whether it is still there (TCP keepalive); 0 never does
+    ///
+    /// It is asked four times, a quarter of that time apart; one that does not answer is gone after
+    /// twice this time.
+    #[arg(long, value_parser = keepalive, default_value = "60s", value_name = "DURATION", help_heading = CONNECTIONS)]
+    pub keepalive: Keepalive,
 }
+
+const CONNECTIONS: &str = "Connections";
 
 const LISTEN_EXAMPLES: &str = "\
 Examples:
@@ -90,6 +132,132 @@ Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
 
 Signals: INT and TERM stop accepting, read what the peers have delivered, write it and exit; a \
 second one exits at once. HUP opens the output files anew. USR1 prints statistics.
+
+Exit status: 0 done; 1 failure; 2 usage; 3 ended, but something is missing and was named.";
+
+/// `wiretape connect`.
+#[derive(Debug, clap::Args)]
+#[command(before_help = CONNECT_EXAMPLES, after_long_help = AFTER_CONNECT)]
+pub struct Connect {
+    /// Devices to connect to: HOST:PORT, [IPV6]:PORT or unix:PATH
+    ///
+    /// All addresses that HOST stands for are tried, and it is looked up anew each time. A port alone is
+    /// one of this machine.
+    #[arg(required = true, value_name = "ADDR")]
+    pub addresses: Vec<Address>,
+
+    /// Send the bytes of FILE once connected; - is standard input
+    ///
+    /// It is read once, before anything is connected to. What was sent is recorded, with "dir":"out".
+    #[arg(long, value_name = "FILE")]
+    pub send: Option<PathBuf>,
+
+    /// Send them again at this interval, as long as the connection lasts
+    #[arg(long, value_parser = duration, value_name = "DURATION", requires = "send")]
+    pub send_every: Option<Duration>,
+
+    /// First delay before connecting again; it doubles up to 30s while nothing comes
+    #[arg(long, value_parser = duration, default_value = "1s", value_name = "DURATION")]
+    pub reconnect: Duration,
+
+    /// Connect to each address once, and end when all are closed
+    #[arg(long, conflicts_with = "reconnect")]
+    pub no_reconnect: bool,
+
+    // No documentation: clap would take it for the command's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub dial: DialArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+const CONNECT_EXAMPLES: &str = "\
+Examples:
+  wiretape connect 10.0.0.7:4001                      watch what a device sends
+  wiretape connect 10.0.0.7:4001 -o plc.ndjson        keep it; connects again when it is lost
+  wiretape connect gps:2947 --send poll.txt --send-every 1s -o gps.ndjson
+  wiretape connect a:4001 b:4001 -o '{peer_ip}.log'   two devices, a file each
+  wiretape connect host:7 --no-reconnect --raw        once, the bytes only";
+
+const AFTER_CONNECT: &str = "\
+Every connection that is made has a number of its own. Why a device does not answer is said when that \
+changes, not every time it is tried.
+
+Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
+
+Signals: INT and TERM read what the devices have delivered, write it and exit; a second one exits at \
+once. HUP opens the output files anew. USR1 prints statistics.
+
+Exit status: 0 done; 1 failure, such as nobody to connect to with --no-reconnect; 2 usage; 3 ended, but \
+something is missing and was named.";
+
+/// `wiretape proxy`.
+#[derive(Debug, clap::Args)]
+#[command(before_help = PROXY_EXAMPLES, after_long_help = AFTER_PROXY)]
+pub struct Proxy {
+    /// Where clients connect: PORT, HOST:PORT, [IPV6]:PORT or unix:PATH
+    ///
+    /// A port alone is every interface, IPv4 and IPv6. Port 0 lets the kernel choose; the line
+    /// `wiretape: listening on …` on standard error tells which.
+    #[arg(required = true, value_name = "ADDR")]
+    pub address: Address,
+
+    /// The server that is connected to for each of them: HOST:PORT, [IPV6]:PORT or unix:PATH
+    ///
+    /// All addresses that HOST stands for are tried, and it is looked up anew for each client. A port
+    /// alone is one of this machine.
+    #[arg(required = true, value_name = "TARGET")]
+    pub target: Address,
+
+    // No documentation: clap would take it for the command's.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub accepting: AcceptArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub dial: DialArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+const PROXY_EXAMPLES: &str = "\
+Examples:
+  wiretape proxy 8080 db.internal:5432                  watch a conversation
+  wiretape proxy 8080 db.internal:5432 -o db.ndjson     keep it, both directions
+  wiretape replay db.ndjson staging:5432 --pace reply   have it again, with another server
+  wiretape proxy 127.0.0.1:0 unix:/run/app.sock --hex   look into it";
+
+const AFTER_PROXY: &str = "\
+The client is the peer: \"dir\":\"in\" is what it sends, \"dir\":\"out\" what the server answers. Ends and \
+resets are passed on as what they are. Where the server does not answer, the client is reset.
+
+The conversation comes first: an output that stands still for a second misses records, which are counted \
+and said to be missing; one that is only slow is waited for. With --on-stall block the conversation waits \
+whenever the buffer is full; with --on-stall drop it never waits.
+
+Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
+
+Signals: INT and TERM stop accepting, pass on and write what has been delivered and exit; a second one \
+exits at once. HUP opens the output files anew. USR1 prints statistics.
 
 Exit status: 0 done; 1 failure; 2 usage; 3 ended, but something is missing and was named.";
 
@@ -384,6 +552,16 @@ fn any_duration(text: &str) -> Result<Duration, String> {
     match text {
         "0" => Ok(Duration::ZERO),
         _ => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
+}
+
+/// A duration that the kernel takes for TCP keepalive, or zero.
+fn keepalive(text: &str) -> Result<Keepalive, String> {
+    let time = any_duration(text)?;
+    match time {
+        Duration::ZERO => Ok(Keepalive(None)),
+        _ if Keepalive::RANGE_SECS.contains(&time.as_secs()) => Ok(Keepalive(Some(time))),
+        _ => Err("it is 0, or from 1s to 9h".to_owned()),
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! [`args`] is clap's tree and nothing else; `plan` and `outputs` turn what was typed into a validated
 //! configuration of the engine, with strings ending there; `report` gives every notice its words, and
-//! `progress` draws how far a replay has come. `dry_run` prints a replay instead of playing it.
+//! `progress` draws how far a replay has come. `dry_run` prints a replay instead of playing it, and
+//! `message` reads what a device is to be sent.
 
 pub mod args;
 mod dry_run;
+mod message;
 mod outputs;
 mod plan;
 mod progress;
@@ -17,7 +19,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::engine::{self, Outcome};
+use crate::engine::devices::Message;
+use crate::engine::{self, Outcome, Recording};
+use crate::notice::Notify;
 use args::{Args, Command};
 use report::Reporter;
 
@@ -43,36 +47,70 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     match &args.command {
         Command::Listen(args) => listen(args),
+        Command::Connect(args) => connect(args),
+        Command::Proxy(args) => proxy(args),
         Command::Replay(args) => replay(args),
     }
 }
 
 fn listen(args: &args::Listen) -> ExitCode {
-    let plan = match plan::listen(args) {
+    match plan::listen(args) {
+        Ok(plan) => run(&args.output, &plan.recording, |notify| {
+            engine::listen(&plan, notify)
+        }),
+        Err(error) => fail(&error, status::USAGE),
+    }
+}
+
+fn connect(args: &args::Connect) -> ExitCode {
+    let mut plan = match plan::connect(args) {
         Ok(plan) => plan,
         Err(error) => return fail(&error, status::USAGE),
     };
-    let reporter = Reporter::new(args.output.quiet, plan.recording.outputs.len());
-    let result = engine::listen(&plan, &reporter.notify());
-    reporter.finish();
-    conclude(result)
+    if let Some(path) = &args.send {
+        match message::read(path) {
+            Ok(bytes) => {
+                plan.message = Some(Message {
+                    bytes,
+                    every: args.send_every,
+                });
+            }
+            Err(error) => return fail(&error, status::FAILURE),
+        }
+    }
+    run(&args.output, &plan.recording, |notify| {
+        engine::devices::connect(&plan, notify)
+    })
+}
+
+fn proxy(args: &args::Proxy) -> ExitCode {
+    match plan::proxy(args) {
+        Ok(plan) => run(&args.output, &plan.recording, |notify| {
+            engine::proxy::proxy(&plan, notify)
+        }),
+        Err(error) => fail(&error, status::USAGE),
+    }
 }
 
 fn replay(args: &args::Replay) -> ExitCode {
-    let plan = match plan::replay(args) {
-        Ok(plan) => plan,
-        Err(error) => return fail(&error, status::USAGE),
-    };
-    let reporter = Reporter::new(args.output.quiet, plan.recording.outputs.len());
-    let result = match args.dry_run {
-        true => dry_run::print(&plan, &reporter.notify()),
-        false => engine::replay::replay(&plan, &reporter.notify()),
-    };
-    reporter.finish();
-    conclude(result)
+    match plan::replay(args) {
+        Ok(plan) => run(&args.output, &plan.recording, |notify| match args.dry_run {
+            true => dry_run::print(&plan, notify),
+            false => engine::replay::replay(&plan, notify),
+        }),
+        Err(error) => fail(&error, status::USAGE),
+    }
 }
 
-fn conclude(result: Result<Outcome, engine::Error>) -> ExitCode {
+/// Does what was planned, with somebody there to say what happens.
+fn run(
+    args: &args::OutputArgs,
+    recording: &Recording,
+    work: impl FnOnce(&Notify) -> Result<Outcome, engine::Error>,
+) -> ExitCode {
+    let reporter = Reporter::new(args.quiet, recording.outputs.len());
+    let result = work(&reporter.notify());
+    reporter.finish();
     match result {
         Ok(Outcome::Whole) => ExitCode::SUCCESS,
         Ok(Outcome::NotWhole) => ExitCode::from(status::NOT_WHOLE),

@@ -272,6 +272,8 @@ mod tests {
     fn args<'a>(line: impl Iterator<Item = &'a str>) -> OutputArgs {
         match Args::try_parse_from(line).expect("it parses").command {
             Command::Listen(listen) => listen.output,
+            Command::Connect(connect) => connect.output,
+            Command::Proxy(proxy) => proxy.output,
             Command::Replay(replay) => replay.output,
         }
     }

@@ -6,18 +6,21 @@ use std::fs;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use wildmatch::WildMatch;
 
-use super::args::{DirArg, Frame, Listen, OutputArgs, PaceArg, Replay};
+use super::args::{
+    Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg, Proxy, Replay,
+};
 use super::outputs::{output_options, outputs};
 use crate::capture;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, Recording, limits, replay};
+use crate::engine::{Config, Recording, devices, dial, limits, proxy, replay};
 use crate::input::Source;
-use crate::output::options::SyncPolicy;
+use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
 use crate::record::selection::Selection;
 use crate::record::time::micros;
@@ -38,6 +41,9 @@ pub(super) fn usage<T>(message: impl Into<String>) -> Result<T, UsageError> {
     Err(UsageError(message.into()))
 }
 
+/// How long outputs that may all miss records are waited for while they stand still.
+const STALL: Duration = Duration::from_secs(1);
+
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
 const CARRY_SHARE: usize = 4;
 
@@ -51,26 +57,109 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     }
     let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
     let room = limits::max_conns(args.addresses.len() + of_outputs);
-    let max_conns = (args.max_conns).map_or(room, |most| room.min(most as usize));
+    let max_conns = (args.accepting.max_conns).map_or(room, |most| room.min(most as usize));
     let buffer = bytes(args.output.buffer);
     let mut recording = recording(&args.output, outputs, buffer, max_conns)?;
-    recording.capture.idle_timeout = args.idle_timeout;
-    recording.capture.max_age = args.max_age;
+    limit(&mut recording, &args.limits);
     Ok(Config {
         listen: args.addresses.clone(),
+        keepalive: args.limits.keepalive,
         recording,
     })
 }
 
-pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
-    let target = match &args.target {
-        Address::AnyInterface(0) | Address::Host(_, 0) => {
-            return usage("port 0 is no port to connect to");
+/// Without what the devices are to be sent: that is still to be read.
+pub(super) fn connect(args: &Connect) -> Result<devices::Config, UsageError> {
+    let outputs = outputs(&args.output, Some("text:-"))?;
+    let mut targets = Vec::new();
+    for address in &args.addresses {
+        let target = target(address)?;
+        if targets.contains(&target) {
+            return usage(format!("{target} is given twice: once is enough"));
         }
+        targets.push(target);
+    }
+    let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
+    let room = limits::max_conns(of_outputs);
+    if targets.len() > room {
+        return usage(format!(
+            "{} addresses, and the open-file limit leaves room for {room} connections: raise it (ulimit -n)",
+            targets.len()
+        ));
+    }
+    let buffer = bytes(args.output.buffer);
+    let mut recording = recording(&args.output, outputs, buffer, targets.len())?;
+    limit(&mut recording, &args.limits);
+    Ok(devices::Config {
+        targets,
+        reconnect: (!args.no_reconnect).then_some(args.reconnect),
+        message: None,
+        dial: dial::Options {
+            // It is asked and does not take it: that is as good as silence.
+            gives_up_silence: true,
+            ..dial_options(&args.dial, &args.limits)
+        },
+        recording,
+    })
+}
+
+pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
+    let outputs = outputs(&args.output, Some("text:-"))?;
+    let target = target(&args.target)?;
+    if args.address == args.target {
+        return usage(format!(
+            "{target} is both ends of the proxy: it would connect to itself"
+        ));
+    }
+    let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
+    // A connection has two sockets.
+    let room = (limits::max_conns(1 + of_outputs) / 2).max(1);
+    let max_conns = (args.accepting.max_conns).map_or(room, |most| room.min(most as usize));
+    let buffer = bytes(args.output.buffer);
+    let mut recording = recording(&args.output, outputs, buffer, max_conns)?;
+    limit(&mut recording, &args.limits);
+    // The conversation comes first, for it is somebody else's: an output may miss records. But what is
+    // only slow is waited for, unless that was asked for in as many words.
+    if args.output.on_stall.is_none() {
+        recording.output_options.on_stall = OnStall::Drop;
+    } else {
+        recording.patience = Duration::ZERO;
+    }
+    Ok(proxy::Config {
+        listen: args.address.clone(),
+        target,
+        keepalive: args.limits.keepalive,
+        dial: dial_options(&args.dial, &args.limits),
+        recording,
+    })
+}
+
+/// An address to connect to.
+fn target(address: &Address) -> Result<Address, UsageError> {
+    match address {
+        Address::AnyInterface(0) | Address::Host(_, 0) => usage("port 0 is no port to connect to"),
         // What listens on every interface is reached on this machine.
-        Address::AnyInterface(port) => Address::Host("localhost".to_owned(), *port),
-        other => other.clone(),
-    };
+        Address::AnyInterface(port) => Ok(Address::Host("localhost".to_owned(), *port)),
+        other => Ok(other.clone()),
+    }
+}
+
+fn dial_options(args: &DialArgs, limits: &LimitArgs) -> dial::Options {
+    dial::Options {
+        timeout: args.connect_timeout,
+        keepalive: limits.keepalive,
+        gives_up_silence: false,
+        unsent_max: None,
+    }
+}
+
+fn limit(recording: &mut Recording, args: &LimitArgs) {
+    recording.capture.idle_timeout = args.idle_timeout;
+    recording.capture.max_age = args.max_age;
+}
+
+pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
+    let target = target(&args.target)?;
     let sources: Vec<Source> = args.files.iter().map(|path| source(path)).collect();
     let stdin = sources.iter().filter(|at| **at == Source::Stdin).count();
     if stdin > 1 {
@@ -206,6 +295,7 @@ fn recording(
             carry_limit,
         },
         buffer: buffer.saturating_sub(carry_limit),
+        patience: STALL,
     })
 }
 

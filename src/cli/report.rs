@@ -11,7 +11,7 @@ use bytesize::ByteSize;
 use super::progress::{Bar, line};
 use crate::codec::escaped;
 use crate::notice::{
-    Notice, Notify, OutputStatistics, Progress, Recovered, Replayed, Statistics, describe,
+    Notice, Notify, OutputStatistics, Progress, Recovered, Replayed, Statistics, Then, describe,
 };
 use crate::replay::Totals;
 
@@ -102,6 +102,14 @@ impl Wording {
     fn lines(&self, notice: &Notice) -> Vec<String> {
         let line = match notice {
             Notice::Listening(address) => format!("listening on {address}"),
+            Notice::ConnectFailed { target, why, then } => format!(
+                "cannot connect to {target}: {why}; {}",
+                match then {
+                    Then::TriesAgain => "trying again",
+                    Then::GivesUp => "given up",
+                    Then::ResetsPeer => "its clients are reset until it answers",
+                }
+            ),
             Notice::AcceptFailed(error) => format!(
                 "accept: {}; trying again as connections close",
                 describe(error)
@@ -211,6 +219,10 @@ impl Wording {
             Notice::Progress(_) => return Vec::new(),
             Notice::Statistics(statistics) => return statistics_lines(statistics),
             _ if self.is_quiet => return Vec::new(),
+            Notice::Connected { target, peer } if target == peer => {
+                format!("connected to {target}")
+            }
+            Notice::Connected { target, peer } => format!("connected to {target}, at {peer}"),
             Notice::OutputClosed { output } if self.outputs > 1 => {
                 format!("{output} is closed: nobody reads it; the other outputs go on")
             }
@@ -348,11 +360,15 @@ fn statistics_lines(statistics: &Statistics) -> Vec<String> {
     let totals = statistics.totals;
     let (held, limit) = statistics.buffered;
     let mut lines = vec![format!(
-        "ran {}; {}, {} open; {} in, {}; buffer {} of {}",
+        "ran {}; {}, {} open; {} in{}, {}; buffer {} of {}",
         milliseconds(statistics.elapsed),
         connections(totals.opened),
         totals.open,
-        bytes(totals.bytes),
+        bytes(totals.in_bytes),
+        match totals.out_bytes {
+            0 => String::new(),
+            out => format!(", {} out", bytes(out)),
+        },
         records(totals.records),
         bytes(held as u64),
         bytes(limit as u64),

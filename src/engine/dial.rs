@@ -1,26 +1,49 @@
-//! Where to connect to, and connecting.
+//! Connecting: names resolved, their addresses tried side by side, and the first that answers.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use mio::net::{TcpStream, UnixStream};
+use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
+use slab::Slab;
 use socket2::SockRef;
 
 use super::address::{Address, shown};
-use super::stream::Socket;
+use super::keepalive::Keepalive;
+use super::resolve::Resolver;
+use super::stream::{Socket, Stream};
+use crate::dial::race::{Race, alternate};
 use crate::notice::describe;
+use crate::record::deadline::Deadlines;
+use crate::record::doorbell::Doorbell;
+use crate::record::time::micros;
 
-/// Bytes of a connection that the kernel takes beyond what the target has room for. Without a bound
-/// it takes megabytes, and what a slow target has still to take cannot be told from what it has.
-const UNSENT_MAX: u32 = 256 * 1024;
+/// How connections are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long the addresses of a name are tried before that has failed.
+    pub timeout: Duration,
+    /// How a peer that has vanished is noticed.
+    pub keepalive: Keepalive,
+    /// Whether a peer that acknowledges nothing for as long as keepalive would wait is given up, too:
+    /// keepalive itself rests while anything is under way.
+    pub gives_up_silence: bool,
+    /// Bytes that the kernel takes beyond what the peer has room for; what it likes to, without it.
+    pub unsent_max: Option<u32>,
+}
+
+/// Tokens from here on are those of sockets that are connecting; every loop's others are below.
+const FIRST_TOKEN: usize = 1 << (usize::BITS - 2);
 
 /// An address to connect to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Destination {
+pub(super) enum Destination {
     Tcp(SocketAddr),
     Unix(PathBuf),
 }
@@ -32,14 +55,6 @@ impl fmt::Display for Destination {
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
-}
-
-/// A server: all addresses that its name stands for.
-#[derive(Debug)]
-pub(super) struct Target {
-    destinations: Vec<Destination>,
-    /// The one that answered last: it is tried first.
-    first: usize,
 }
 
 /// A name that stands for no address.
@@ -62,72 +77,425 @@ impl std::error::Error for ResolveError {
     }
 }
 
-/// How connecting began.
+/// A connection that was made.
 #[derive(Debug)]
-pub(super) enum Dialled {
-    /// The socket becomes writable when it is decided.
-    Begun(Socket),
-    /// The system has no room for one more connection now: it may have later.
-    Later(io::Error),
-    /// This address does not answer.
-    Failed(io::Error),
+pub(super) struct Connected {
+    /// Registered with the poll, by a token that is not its last.
+    pub(super) stream: Stream,
+    pub(super) peer: String,
+    pub(super) local: String,
 }
 
-impl Target {
-    /// Asks the resolver, and waits for it.
-    pub(super) fn resolve(address: &Address) -> Result<Self, ResolveError> {
-        let destinations = match address {
-            Address::Unix(path) => vec![Destination::Unix(path.clone())],
-            _ => {
-                let found = address.resolve().map_err(|error| ResolveError {
-                    address: address.clone(),
-                    error,
-                })?;
-                found.into_iter().map(Destination::Tcp).collect()
-            }
-        };
+/// What dialling came to.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Connected(Connected),
+    /// The system has no room for one more connection now: it may have later.
+    Shortage(String),
+    /// Nobody answers, for this reason, which names the address.
+    Failed(String),
+}
+
+/// Names a dial that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DialId {
+    nth: usize,
+    serial: u64,
+}
+
+/// Dials, each for somebody whom `K` names.
+#[derive(Debug)]
+pub(super) struct Dialler<K> {
+    options: Options,
+    registry: Registry,
+    resolver: Resolver,
+    /// Names that were resolved once and for all.
+    pinned: HashMap<Address, Vec<Destination>>,
+    /// Which address of a name answered last: it is tried first.
+    winners: HashMap<Address, Destination>,
+    dials: Slab<Dial<K>>,
+    serial: u64,
+    attempts: Slab<Attempt>,
+    deadlines: Deadlines<DialId>,
+    decided: VecDeque<(K, Outcome)>,
+}
+
+#[derive(Debug)]
+struct Dial<K> {
+    key: K,
+    serial: u64,
+    address: Address,
+    stage: Stage,
+    /// What the last attempt failed for.
+    why: Option<String>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The resolver is asked, and waited for until then.
+    Resolving { until_us: u64 },
+    Racing {
+        race: Race,
+        destinations: Vec<Destination>,
+        attempts: Vec<usize>,
+    },
+}
+
+/// A socket that is connecting.
+#[derive(Debug)]
+struct Attempt {
+    dial: usize,
+    destination: usize,
+    stream: Stream,
+}
+
+impl<K: Copy> Dialler<K> {
+    /// Its sockets' tokens begin at [`FIRST_TOKEN`].
+    pub(super) fn new(
+        registry: &Registry,
+        options: Options,
+        doorbell: &Arc<Doorbell>,
+    ) -> io::Result<Self> {
         Ok(Self {
-            destinations,
-            first: 0,
+            options,
+            registry: registry.try_clone()?,
+            resolver: Resolver::new(Arc::clone(doorbell)),
+            pinned: HashMap::new(),
+            winners: HashMap::new(),
+            dials: Slab::new(),
+            serial: 0,
+            attempts: Slab::new(),
+            deadlines: Deadlines::default(),
+            decided: VecDeque::new(),
         })
     }
 
-    /// The addresses, each once, the one that is tried first in front.
-    pub(super) fn addresses(&self) -> VecDeque<usize> {
-        let count = self.destinations.len();
-        (self.first..count).chain(0..self.first).collect()
+    /// From here on this name stands for these addresses.
+    pub(super) fn pin(&mut self, address: Address, destinations: Vec<Destination>) {
+        self.pinned.insert(address, destinations);
     }
 
-    /// Begins to connect to this address; `is_last` if no other is left to be tried.
-    pub(super) fn dial(&self, address: usize, is_last: bool) -> Dialled {
-        let socket = match &self.destinations[address] {
-            Destination::Tcp(address) => TcpStream::connect(*address).map(|tcp| {
-                let socket = SockRef::from(&tcp);
-                // Every send goes at its time. A socket that cannot be told so sends all the same.
-                let _ = socket.set_tcp_nodelay(true);
-                let _ = socket.set_tcp_notsent_lowat(UNSENT_MAX);
-                Socket::Tcp(tcp)
-            }),
-            Destination::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+    /// Begins to connect to `address`, for `key`.
+    pub(super) fn dial(&mut self, key: K, address: &Address, now_us: u64) -> DialId {
+        self.serial += 1;
+        let until_us = now_us.saturating_add(micros(self.options.timeout));
+        let nth = self.dials.insert(Dial {
+            key,
+            serial: self.serial,
+            address: address.clone(),
+            stage: Stage::Resolving { until_us },
+            why: None,
+        });
+        let dial = DialId {
+            nth,
+            serial: self.serial,
         };
-        match socket {
-            Ok(socket) => Dialled::Begun(socket),
-            // Without IPv6, say, an address of its kind cannot be reached from any of this machine's.
-            Err(error) if is_shortage(&error) && (is_last || !is_unavailable(&error)) => {
-                Dialled::Later(error)
+        match (self.pinned.get(address).cloned()).or_else(|| numeric(address)) {
+            Some(destinations) => self.begin(nth, destinations, now_us),
+            None => {
+                self.deadlines.insert(until_us, dial);
+                self.resolver.ask(address);
             }
-            Err(error) => Dialled::Failed(error),
+        }
+        dial
+    }
+
+    /// Gives a dial up, if it is still under way. Nothing is heard of it.
+    pub(super) fn cancel(&mut self, dial: DialId) {
+        let is_live = |found: &Dial<K>| found.serial == dial.serial;
+        if self.dials.get(dial.nth).is_some_and(is_live) {
+            self.remove(dial.nth);
         }
     }
 
-    /// This address has answered: it is tried first from here on.
-    pub(super) fn prefer(&mut self, address: usize) {
-        self.first = address;
+    /// Gives up whatever is under way.
+    pub(super) fn cancel_all(&mut self) {
+        self.dials.clear();
+        self.attempts.clear();
+        self.decided.clear();
     }
 
-    /// What this address is called in records.
-    pub(super) fn name(&self, address: usize) -> String {
-        self.destinations[address].to_string()
+    // --- what happened ---------------------------------------------------------------------------
+
+    /// Whether the token is one of its sockets'.
+    pub(super) fn owns(&self, token: Token) -> bool {
+        token.0 >= FIRST_TOKEN
+    }
+
+    /// The kernel has said something about one of its sockets.
+    pub(super) fn handle_event(&mut self, token: Token, now_us: u64) {
+        let nth = token.0 - FIRST_TOKEN;
+        // It may have gone since the kernel spoke.
+        let Some(attempt) = self.attempts.get(nth) else {
+            return;
+        };
+        let connected = match attempt.stream.connected() {
+            None => return,
+            Some(Ok(())) if attempt.stream.is_connected_to_itself() => {
+                Err(io::ErrorKind::ConnectionRefused.into())
+            }
+            Some(result) => result,
+        };
+        match connected {
+            Ok(()) => self.win(nth),
+            Err(error) => {
+                let Attempt {
+                    dial, destination, ..
+                } = self.attempts.remove(nth);
+                if let Stage::Racing { race, attempts, .. } = &mut self.dials[dial].stage {
+                    attempts.retain(|&other| other != nth);
+                    race.handle_failed(now_us);
+                }
+                self.blame(dial, destination, &describe(&error));
+                self.advance(dial, now_us);
+            }
+        }
+    }
+
+    /// Looks what the resolver has found, and what is due.
+    pub(super) fn handle_time(&mut self, now_us: u64) {
+        while let Some((address, found)) = self.resolver.poll() {
+            let waiting: Vec<usize> = (self.dials.iter())
+                .filter(|(_, dial)| matches!(dial.stage, Stage::Resolving { .. }))
+                .filter(|(_, dial)| dial.address == address)
+                .map(|(nth, _)| nth)
+                .collect();
+            for nth in waiting {
+                match &found {
+                    Ok(found) => self.begin(nth, destinations(found.clone()), now_us),
+                    Err(error) => {
+                        let why = format!("cannot resolve {address}: {}", describe(error));
+                        self.fail(nth, why);
+                    }
+                }
+            }
+        }
+        loop {
+            let dials = &self.dials;
+            let due = self.deadlines.expired(now_us, |id| {
+                let dial = dials.get(id.nth).filter(|dial| dial.serial == id.serial)?;
+                Some(match &dial.stage {
+                    Stage::Resolving { until_us } => *until_us,
+                    Stage::Racing { race, .. } => race.due_us(),
+                })
+            });
+            let Some(DialId { nth, .. }) = due else {
+                return;
+            };
+            match self.dials[nth].stage {
+                Stage::Resolving { .. } => {
+                    let why = format!("cannot resolve {}: timed out", self.dials[nth].address);
+                    self.fail(nth, why);
+                }
+                Stage::Racing { .. } => self.advance(nth, now_us),
+            }
+        }
+    }
+
+    /// When [`Dialler::handle_time`] has something to do, if no answer comes before.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        self.deadlines.next()
+    }
+
+    /// What a dial came to, and for whom it was.
+    pub(super) fn poll(&mut self) -> Option<(K, Outcome)> {
+        self.decided.pop_front()
+    }
+
+    /// Whether [`Dialler::poll`] has something to give.
+    pub(super) fn has_decided(&self) -> bool {
+        !self.decided.is_empty()
+    }
+
+    // --- a dial ----------------------------------------------------------------------------------
+
+    fn begin(&mut self, nth: usize, mut destinations: Vec<Destination>, now_us: u64) {
+        let dial = &mut self.dials[nth];
+        if let Some(winner) = self.winners.get(&dial.address) {
+            // Stable: all others keep their order.
+            destinations.sort_by_key(|destination| destination != winner);
+        }
+        let race = Race::new(destinations.len(), micros(self.options.timeout), now_us);
+        dial.stage = Stage::Racing {
+            race,
+            destinations,
+            attempts: Vec::new(),
+        };
+        self.advance(nth, now_us);
+    }
+
+    /// Begins the attempts that are due.
+    fn advance(&mut self, nth: usize, now_us: u64) {
+        loop {
+            let dial = &mut self.dials[nth];
+            let Stage::Racing {
+                race,
+                destinations,
+                attempts,
+            } = &mut dial.stage
+            else {
+                return;
+            };
+            let Some(chosen) = race.poll(now_us) else {
+                break;
+            };
+            let is_last = attempts.is_empty() && chosen + 1 == destinations.len();
+            match connect(&destinations[chosen], &self.options).and_then(|socket| {
+                let entry = self.attempts.vacant_entry();
+                let mut stream = Stream::new(socket);
+                let token = Token(FIRST_TOKEN + entry.key());
+                stream.register(&self.registry, token, INTEREST)?;
+                attempts.push(entry.key());
+                entry.insert(Attempt {
+                    dial: nth,
+                    destination: chosen,
+                    stream,
+                });
+                Ok(())
+            }) {
+                Ok(()) => {}
+                // Without IPv6, say, an address of its kind cannot be reached from any of this machine's.
+                Err(error)
+                    if is_shortage(&error)
+                        && attempts.is_empty()
+                        && (is_last || !is_unavailable(&error)) =>
+                {
+                    let dial = self.remove(nth);
+                    let outcome = Outcome::Shortage(describe(&error));
+                    return self.decided.push_back((dial.key, outcome));
+                }
+                Err(error) => {
+                    race.handle_failed(now_us);
+                    self.blame(nth, chosen, &describe(&error));
+                }
+            }
+        }
+        let dial = &self.dials[nth];
+        if let Stage::Racing { race, .. } = &dial.stage {
+            if race.is_lost(now_us) {
+                let why = match &dial.why {
+                    Some(why) => why.clone(),
+                    None if race.due_us() <= now_us => format!("{}: timed out", dial.address),
+                    None => format!("{}: it has no address", dial.address),
+                };
+                return self.fail(nth, why);
+            }
+            let id = DialId {
+                nth,
+                serial: dial.serial,
+            };
+            self.deadlines.insert(race.due_us(), id);
+        }
+    }
+
+    /// Keeps why an attempt failed.
+    fn blame(&mut self, nth: usize, destination: usize, why: &str) {
+        let dial = &mut self.dials[nth];
+        if let Stage::Racing { destinations, .. } = &dial.stage {
+            dial.why = Some(format!("{}: {why}", destinations[destination]));
+        }
+    }
+
+    fn win(&mut self, nth: usize) {
+        let attempt = self.attempts.remove(nth);
+        let dial = self.remove(attempt.dial);
+        if let Stage::Racing { destinations, .. } = &dial.stage {
+            let winner = &destinations[attempt.destination];
+            let connected = Connected {
+                peer: winner.to_string(),
+                local: attempt.stream.local(),
+                stream: attempt.stream,
+            };
+            if destinations.len() > 1 {
+                self.winners.insert(dial.address, winner.clone());
+            }
+            let outcome = Outcome::Connected(connected);
+            self.decided.push_back((dial.key, outcome));
+        }
+    }
+
+    fn fail(&mut self, nth: usize, why: String) {
+        let dial = self.remove(nth);
+        self.decided.push_back((dial.key, Outcome::Failed(why)));
+    }
+
+    /// Takes a dial away, and every attempt of it.
+    fn remove(&mut self, nth: usize) -> Dial<K> {
+        let dial = self.dials.remove(nth);
+        if let Stage::Racing { attempts, .. } = &dial.stage {
+            for &attempt in attempts {
+                drop(self.attempts.try_remove(attempt));
+            }
+        }
+        let dials = &self.dials;
+        self.deadlines.sweep(dials.len(), |id: DialId| {
+            dials
+                .get(id.nth)
+                .is_some_and(|dial| dial.serial == id.serial)
+        });
+        dial
+    }
+}
+
+/// A reason of [`Outcome::Failed`], said of a target that is named already.
+pub(super) fn said_of<'a>(target: &str, why: &'a str) -> &'a str {
+    let rest = why.strip_prefix(target);
+    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
+}
+
+/// A connection is made once its socket is writable; what comes then is for whoever has it.
+const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
+
+/// Asks the resolver, and waits for it.
+pub(super) fn resolve(address: &Address) -> Result<Vec<Destination>, ResolveError> {
+    if let Some(destinations) = numeric(address) {
+        return Ok(destinations);
+    }
+    let found = address.resolve().map_err(|error| ResolveError {
+        address: address.clone(),
+        error,
+    })?;
+    Ok(destinations(found))
+}
+
+/// What needs no resolver.
+fn numeric(address: &Address) -> Option<Vec<Destination>> {
+    match address {
+        Address::Unix(path) => Some(vec![Destination::Unix(path.clone())]),
+        Address::Host(host, port) => {
+            let ip: IpAddr = host.parse().ok()?;
+            Some(vec![Destination::Tcp((ip, *port).into())])
+        }
+        Address::AnyInterface(_) => None,
+    }
+}
+
+fn destinations(found: Vec<SocketAddr>) -> Vec<Destination> {
+    let is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
+    let order = alternate(found, |address| address.is_ipv6() == is_ipv6);
+    order.into_iter().map(Destination::Tcp).collect()
+}
+
+/// Begins to connect. The socket becomes writable when it is decided.
+fn connect(destination: &Destination, options: &Options) -> io::Result<Socket> {
+    match destination {
+        Destination::Tcp(address) => {
+            let tcp = TcpStream::connect(*address)?;
+            let socket = SockRef::from(&tcp);
+            // Every send goes at its time. A socket that cannot be told so sends all the same.
+            let _ = socket.set_tcp_nodelay(true);
+            // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
+            let _ = socket.set_out_of_band_inline(true);
+            let _ = options.keepalive.apply(&socket);
+            if options.gives_up_silence {
+                let _ = socket.set_tcp_user_timeout(options.keepalive.notices_after());
+            }
+            if let Some(unsent_max) = options.unsent_max {
+                let _ = socket.set_tcp_notsent_lowat(unsent_max);
+            }
+            Ok(Socket::Tcp(tcp))
+        }
+        Destination::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
     }
 }
 

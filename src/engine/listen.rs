@@ -6,26 +6,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, shown};
+use super::keepalive::Keepalive;
 use super::stream::{self, drop_all_packets};
 
 /// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// A peer that vanished without a word is noticed after `60 + 4 × 15` seconds. Accepted sockets
-/// inherit all options of their listener, at no call each.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
-    .with_time(Duration::from_secs(60))
-    .with_interval(Duration::from_secs(15))
-    .with_retries(4);
 
 /// Why an address could not be listened on.
 #[derive(Debug)]
@@ -115,7 +108,10 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Binds every socket that `address` stands for: a name may have several addresses.
-pub(super) fn bind(address: &Address) -> Result<Vec<BoundSocket>, ListenError> {
+pub(super) fn bind(
+    address: &Address,
+    keepalive: Keepalive,
+) -> Result<Vec<BoundSocket>, ListenError> {
     let error = |name: String, step| {
         move |error| ListenError {
             address: name,
@@ -135,8 +131,8 @@ pub(super) fn bind(address: &Address) -> Result<Vec<BoundSocket>, ListenError> {
         let [dual_stack, ipv4] = addresses[..] else {
             unreachable!("every interface is the two wildcards");
         };
-        let result = match bind_tcp(dual_stack) {
-            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4),
+        let result = match bind_tcp(dual_stack, keepalive) {
+            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4, keepalive),
             result => result,
         };
         let bound = result.map_err(error(address.to_string(), Step::Bind))?;
@@ -148,7 +144,8 @@ pub(super) fn bind(address: &Address) -> Result<Vec<BoundSocket>, ListenError> {
         if let (0, Some(first)) = (address.port(), sockets.first()) {
             address.set_port(first.port());
         }
-        sockets.push(bind_tcp(*address).map_err(error(address.to_string(), Step::Bind))?);
+        let bound = bind_tcp(*address, keepalive);
+        sockets.push(bound.map_err(error(address.to_string(), Step::Bind))?);
     }
     Ok(sockets)
 }
@@ -160,7 +157,7 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     )
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
+fn bind_tcp(address: SocketAddr, keepalive: Keepalive) -> io::Result<BoundSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -171,7 +168,10 @@ fn bind_tcp(address: SocketAddr) -> io::Result<BoundSocket> {
     }
     // A restart must not wait for the last run's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
-    socket.set_tcp_keepalive(&KEEPALIVE)?;
+    // Accepted sockets inherit all options of their listener, at no call each.
+    keepalive.apply(&SockRef::from(&socket))?;
+    // What goes to a peer goes at once.
+    socket.set_tcp_nodelay(true)?;
     // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
     socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;

@@ -8,12 +8,16 @@
 
 pub mod address;
 mod clock;
-mod dial;
+pub mod devices;
+pub mod dial;
 mod feed;
+pub mod keepalive;
 pub mod limits;
 mod listen;
+pub mod proxy;
 mod recorder;
 pub mod replay;
+mod resolve;
 mod router;
 mod stream;
 mod timer;
@@ -23,6 +27,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use mio::{Poll, Token, Waker};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -37,11 +42,13 @@ use crate::output::{self, OutputSpec};
 use crate::record::doorbell::Doorbell;
 use crate::record::{RunId, Start};
 use address::Address;
+use devices::Devices;
 pub use dial::ResolveError;
-use listen::BoundSocket;
+use keepalive::Keepalive;
 pub use listen::ListenError;
+use listen::{BoundSocket, Listener};
 use recorder::Recorder;
-use turn::Engine;
+use turn::{Calls, Engine};
 
 /// What wakes the loop: outputs, signals, then listeners, then connections by slot.
 const WAKER: Token = Token(0);
@@ -53,6 +60,8 @@ const FIRST_LISTENER: usize = 2;
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<Address>,
+    /// How a peer that has vanished is noticed.
+    pub keepalive: Keepalive,
     /// What becomes of what comes.
     pub recording: Recording,
 }
@@ -68,6 +77,10 @@ pub struct Recording {
     pub capture: capture::Config,
     /// Bytes between sockets and outputs.
     pub buffer: usize,
+    /// How long the senders wait for outputs that may all miss records, and stand still. Those that only
+    /// are slow set the pace then, and none misses what all could have had; one that stands still for
+    /// longer has stalled. Without patience they wait for none.
+    pub patience: Duration,
 }
 
 /// How a run ended.
@@ -101,6 +114,8 @@ pub enum Error {
     /// This is to be read several times, and cannot be.
     ReadOnce(String),
     /// No session could connect, for this reason.
+    NothingPlayed(Box<str>),
+    /// No device could be connected to; why the first could not.
     Unreachable(Box<str>),
     /// The system refused something that every run needs.
     System(&'static str, io::Error),
@@ -126,7 +141,8 @@ impl fmt::Display for Error {
             Self::ReadOnce(name) => {
                 write!(f, "--repeat: {name} can be read only once; name a file")
             }
-            Self::Unreachable(why) => write!(f, "no session could connect: {why}"),
+            Self::NothingPlayed(why) => write!(f, "no session could connect: {why}"),
+            Self::Unreachable(why) => write!(f, "nobody could be connected to: {why}"),
             Self::System(action, error) => {
                 write!(f, "cannot {action}: {}", describe(error))
             }
@@ -186,30 +202,47 @@ impl Wakers {
 pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let mut bound: Vec<BoundSocket> = Vec::new();
     for address in &config.listen {
-        bound.extend(listen::bind(address).map_err(Error::Listen)?);
+        bound.extend(listen::bind(address, config.keepalive).map_err(Error::Listen)?);
     }
     let recording = &config.recording;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
     let mut wakers = Wakers::new()?;
     wakers.watch_signals()?;
-    let names: Vec<String> = (bound.iter())
-        .map(|socket| socket.name().to_owned())
-        .collect();
-    let mut listeners = Vec::new();
+    let (listeners, names) = listen_all(bound, &wakers)?;
+    let start = start_record("listen", names.clone(), Vec::new())?;
+    let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
+    for name in names {
+        notify.say(Notice::Listening(name));
+    }
+    let calls = Calls {
+        options: dial::Options {
+            timeout: Duration::ZERO,
+            keepalive: config.keepalive,
+            gives_up_silence: false,
+            unsent_max: None,
+        },
+        devices: Devices::default(),
+        proxy: None,
+    };
+    Engine::new(wakers, listeners, recorder, calls, notify.clone())?.run()
+}
+
+/// Begins to listen on all of these, and says what they are called.
+fn listen_all(
+    bound: Vec<BoundSocket>,
+    wakers: &Wakers,
+) -> Result<(Vec<Listener>, Vec<String>), Error> {
+    let (mut listeners, mut names) = (Vec::new(), Vec::new());
     for (nth, socket) in bound.into_iter().enumerate() {
+        names.push(socket.name().to_owned());
         let mut listener = socket.listen().map_err(Error::Listen)?;
         listener
             .register(wakers.poll.registry(), Token(FIRST_LISTENER + nth))
             .map_err(system("watch a listener"))?;
         listeners.push(listener);
     }
-    let start = start_record("listen", names.clone(), Vec::new())?;
-    let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
-    for name in names {
-        notify.say(Notice::Listening(name));
-    }
-    Engine::new(wakers, listeners, recorder, notify.clone()).run()
+    Ok((listeners, names))
 }
 
 /// The first record of a run that does this.

@@ -63,7 +63,7 @@ impl Recorder {
             .map_err(system("start an output"))?;
         let mut recorder = Self {
             capture: Capture::new(recording.capture.clone()),
-            router: Router::new(batches, outputs),
+            router: Router::new(batches, outputs, recording.patience),
             clock,
             notify: notify.clone(),
             is_starved: false,

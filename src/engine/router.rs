@@ -1,8 +1,11 @@
 //! From the capture core to the outputs: every sealed batch goes to each of them.
 
+use std::time::Duration;
+
 use crate::output::{Output, State};
 use crate::record::Timestamp;
 use crate::record::batch::{Batch, BatchPool};
+use crate::record::time::micros;
 
 /// The outputs, and the memory between them and the sockets.
 #[derive(Debug)]
@@ -10,6 +13,8 @@ pub(super) struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
     is_finishing: bool,
+    /// How long the senders wait for outputs that may all miss records, and stand still.
+    patience_us: u64,
     /// Since when no output has room, or has worked anything off; and how much they had by then.
     standing: Option<Standing>,
 }
@@ -20,16 +25,13 @@ struct Standing {
     worked_off: u64,
 }
 
-/// How long the senders wait for outputs that may all miss records. Those that only are slow set the
-/// pace then, and none misses what all could have had; one that stands still for longer has stalled.
-const STALL_US: u64 = 1_000_000;
-
 impl Router {
-    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>) -> Self {
+    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, patience: Duration) -> Self {
         Self {
             pool,
             outputs,
             is_finishing: false,
+            patience_us: micros(patience),
             standing: None,
         }
     }
@@ -53,7 +55,7 @@ impl Router {
                 worked_off,
             });
         self.standing = Some(standing);
-        Some(standing.since_us + STALL_US).filter(|&until_us| now_us < until_us)
+        Some(standing.since_us + self.patience_us).filter(|&until_us| now_us < until_us)
     }
 
     pub(super) fn send(&self, batch: Batch) {

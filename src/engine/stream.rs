@@ -5,10 +5,11 @@ use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use mio::event::Source;
+use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, recv};
 use socket2::SockRef;
 
 use super::address::shown;
@@ -26,21 +27,23 @@ pub(super) enum Socket {
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: Socket,
-    /// It is in the loop's list of those that may have something to read.
-    pub(super) is_listed: bool,
     /// The kernel has said that the peer ended.
     pub(super) has_ended: bool,
-    /// It was idle for too long, unless something has arrived that was not read yet.
-    pub(super) is_suspect: bool,
+    deaf: Option<Deaf>,
     retired: Option<Retired>,
+}
+
+/// The kernel takes nothing more from the peer.
+#[derive(Clone, Copy, Debug)]
+struct Deaf {
+    /// The peer had ended its direction before.
+    had_ended: bool,
 }
 
 /// A stream that is read to its end and then closed, though its peer has not ended it.
 #[derive(Clone, Debug)]
 struct Retired {
     reason: CloseReason,
-    /// The peer had ended it all the same.
-    had_ended: bool,
     /// The peer has been told, and with it the last byte that was acknowledged.
     is_told: bool,
 }
@@ -64,9 +67,8 @@ impl Stream {
     pub(super) fn new(socket: Socket) -> Self {
         Self {
             socket,
-            is_listed: false,
             has_ended: false,
-            is_suspect: false,
+            deaf: None,
             retired: None,
         }
     }
@@ -83,14 +85,47 @@ impl Stream {
         }
     }
 
+    /// The kernel has said something about it.
+    pub(super) fn latch(&mut self, event: &Event) {
+        self.has_ended |= event.is_read_closed() || event.is_error();
+    }
+
+    /// Has the kernel speak of it by another token, and of this only.
+    pub(super) fn reregister(
+        &mut self,
+        registry: &Registry,
+        token: Token,
+        interest: Interest,
+    ) -> io::Result<()> {
+        match &mut self.socket {
+            Socket::Tcp(tcp) => tcp.reregister(registry, token, interest),
+            Socket::Unix(unix) => unix.reregister(registry, token, interest),
+        }
+    }
+
     /// Reads once. `buffer` is not empty.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> Read {
         let result = match &mut self.socket {
             Socket::Tcp(tcp) => tcp.read(buffer),
             Socket::Unix(unix) => unix.read(buffer),
         };
+        self.came_to(result)
+    }
+
+    /// Reads once, and leaves in the kernel what it has read.
+    pub(super) fn peek(&mut self, buffer: &mut [u8]) -> Read {
+        let result = match &self.socket {
+            Socket::Tcp(tcp) => recv(tcp, &mut *buffer, RecvFlags::PEEK),
+            Socket::Unix(unix) => recv(unix, &mut *buffer, RecvFlags::PEEK),
+        };
+        self.came_to(result.map(|(len, _)| len).map_err(io::Error::from))
+    }
+
+    fn came_to(&mut self, result: io::Result<usize>) -> Read {
         match result {
-            Ok(0) => self.eof(),
+            // This side's own shutdown reads as an end, too.
+            Ok(0) if self.is_end_its_own() => self.nothing(),
+            Ok(0) => Read::Eof,
             Ok(len) => Read::Bytes(len),
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => self.nothing(),
@@ -101,14 +136,9 @@ impl Stream {
         }
     }
 
-    fn eof(&self) -> Read {
-        match (&self.socket, &self.retired) {
-            // This side's own shutdown reads as an end, too.
-            (Socket::Unix(_), Some(retired)) if !retired.had_ended => {
-                Read::Over(retired.reason.clone())
-            }
-            _ => Read::Eof,
-        }
+    fn is_end_its_own(&self) -> bool {
+        let is_deaf = self.deaf.is_some_and(|deaf| !deaf.had_ended);
+        is_deaf && matches!(self.socket, Socket::Unix(_))
     }
 
     /// Nothing is left to read. For a retired stream that is final at the second look: between the
@@ -136,10 +166,22 @@ impl Stream {
         if self.retired.is_some() {
             return;
         }
+        self.deafen();
+        self.retired = Some(Retired {
+            reason,
+            is_told: false,
+        });
+    }
+
+    /// Stops the kernel from taking more of what the peer sends. What it has taken is still to be read.
+    pub(super) fn deafen(&mut self) {
+        if self.deaf.is_some() {
+            return;
+        }
         // Where the kernel refuses, it ends as well as it can without.
         let had_ended = match &self.socket {
             Socket::Tcp(tcp) => {
-                let _ = drop_all_packets(&SockRef::from(tcp));
+                let _ = drop_data(&SockRef::from(tcp));
                 self.has_ended
             }
             Socket::Unix(unix) => {
@@ -150,26 +192,26 @@ impl Stream {
                 had_ended
             }
         };
-        self.retired = Some(Retired {
-            reason,
-            had_ended,
-            is_told: false,
-        });
+        self.deaf = Some(Deaf { had_ended });
     }
 
     /// Closes it, for this reason.
     pub(super) fn close(self, reason: &CloseReason) {
-        let (Socket::Tcp(tcp), Some(_)) = (&self.socket, &self.retired) else {
-            return;
-        };
-        let socket = SockRef::from(tcp);
-        let _ = match reason {
-            // Both sides end in good order, and the last packets must reach this one.
-            CloseReason::Eof => take_packets_again(&socket),
-            // A reset, behind the FIN: the kernel would else keep a socket that no packet reaches,
-            // and the peer would send to it for minutes.
-            _ => socket.set_linger(Some(Duration::ZERO)),
-        };
+        if self.retired.is_some() && *reason != CloseReason::Eof {
+            // Behind the FIN: the kernel would else keep a socket that no data reaches, and the peer
+            // would send to it for minutes.
+            self.reset();
+        }
+    }
+
+    /// Closes it in good order: all that was written still goes. What a peer that was deafened sends
+    /// from here on is answered with a reset, and never acknowledged.
+    pub(super) fn finish(self) {
+        if let (Socket::Tcp(tcp), Some(_)) = (&self.socket, &self.deaf) {
+            // Once the socket is shut both ways the kernel itself refuses data (RFC 1122, 4.2.2.13).
+            let _ = tcp.shutdown(Shutdown::Both);
+            let _ = hear_again(&SockRef::from(tcp));
+        }
     }
 }
 
@@ -195,6 +237,18 @@ impl Stream {
         match &self.socket {
             Socket::Tcp(tcp) => tcp.local_addr().map(shown).unwrap_or_default(),
             Socket::Unix(_) => "unix:".to_owned(),
+        }
+    }
+
+    /// Whether the kernel has connected it to its own port, as it may where it is told to connect to
+    /// one of those that it gives to clients, and nobody listens there.
+    pub(super) fn is_connected_to_itself(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(tcp) => match (tcp.local_addr(), tcp.peer_addr()) {
+                (Ok(local), Ok(peer)) => local == peer,
+                _ => false,
+            },
+            Socket::Unix(_) => false,
         }
     }
 
@@ -266,6 +320,14 @@ impl Stream {
     }
 }
 
+/// Why a connection is over that could not be written to.
+pub(super) fn broken(error: &io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => CloseReason::Reset,
+        _ => CloseReason::Error(describe(error).into()),
+    }
+}
+
 /// Whether the kernel says this of a socket, now.
 fn is_ready(socket: &impl AsFd, what: PollFlags) -> bool {
     let mut fds = [PollFd::new(socket, what)];
@@ -289,16 +351,49 @@ pub(super) fn drop_all_packets(socket: &socket2::Socket) -> io::Result<()> {
     socket.attach_filter(&[socket2::SockFilter::new(RET, 0, 0, 0)])
 }
 
-/// Undoes [`drop_all_packets`].
+/// Makes the kernel drop every packet with data that comes to this socket, before it is acknowledged.
+/// Those without still come through: acknowledgements of what was written, the peer's end, its reset.
+/// The program sees a packet from its TCP header on (RFC 9293, section 3.1: the header's length, in words
+/// of four bytes, is the upper half of byte 12).
 #[cfg(target_os = "linux")]
-fn take_packets_again(socket: &socket2::Socket) -> io::Result<()> {
+fn drop_data(socket: &socket2::Socket) -> io::Result<()> {
+    use socket2::SockFilter;
+    // The operations, by their names in linux/bpf_common.h.
+    const LD_B_ABS: u16 = 0x30;
+    const AND_K: u16 = 0x54;
+    const RSH_K: u16 = 0x74;
+    const TAX: u16 = 0x07;
+    const LD_W_LEN: u16 = 0x80;
+    const JGT_X: u16 = 0x2d;
+    const RET_K: u16 = 0x06;
+    socket.attach_filter(&[
+        SockFilter::new(LD_B_ABS, 0, 0, 12),
+        SockFilter::new(AND_K, 0, 0, 0xf0),
+        SockFilter::new(RSH_K, 0, 0, 2),
+        SockFilter::new(TAX, 0, 0, 0),
+        SockFilter::new(LD_W_LEN, 0, 0, 0),
+        SockFilter::new(JGT_X, 0, 1, 0),
+        SockFilter::new(RET_K, 0, 0, 0),
+        SockFilter::new(RET_K, 0, 0, u32::MAX),
+    ])
+}
+
+/// Undoes [`drop_data`].
+#[cfg(target_os = "linux")]
+fn hear_again(socket: &socket2::Socket) -> io::Result<()> {
     socket.detach_filter()
 }
 
 /// There is nothing to undo.
 #[cfg(not(target_os = "linux"))]
-fn take_packets_again(_: &socket2::Socket) -> io::Result<()> {
+fn hear_again(_: &socket2::Socket) -> io::Result<()> {
     Ok(())
+}
+
+/// As [`drop_all_packets`] elsewhere.
+#[cfg(not(target_os = "linux"))]
+fn drop_data(_: &socket2::Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Elsewhere there is no such filter; bytes in flight at the end of a run may be lost.

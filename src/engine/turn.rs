@@ -1,4 +1,7 @@
 //! The loop itself: wait, latch what the kernel says is ready, then bounded work, turn after turn.
+//!
+//! It serves connections of three kinds: peers that were accepted and only speak, devices that were
+//! dialled (`devices`), and peers with a target behind them (`proxy`).
 
 use std::io;
 use std::mem;
@@ -11,16 +14,20 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
 use super::clock::SystemClock;
+use super::devices::{Devices, Line};
+use super::dial::{self, Dialler};
 use super::listen::{Accepted, Listener, Remedy};
+use super::proxy::{Proxy, Relayed};
 use super::recorder::Recorder;
 use super::stream::{Read, Stream};
-use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER, Wakers};
+use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER, Wakers, system};
 use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
 use crate::notice::{Notice, Notify, Patience, describe};
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
-use crate::record::{CloseReason, Direction, Endpoints};
+use crate::record::{CloseReason, ConnId, Direction, Endpoints};
+use crate::relay::Side;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
@@ -32,25 +39,66 @@ const ACCEPTS_A_TURN: usize = 64;
 /// connection closes before.
 const ACCEPT_RETRY_US: u64 = 100_000;
 
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    /// It is in the list of those that may have something to do.
+    is_listed: bool,
+    /// It was idle for too long, unless something has arrived that was not read yet.
+    pub(super) is_suspect: bool,
+    pub(super) kind: Kind,
+}
+
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// A peer that was accepted and only speaks.
+    Source(Stream),
+    /// A device that was dialled.
+    Device(Box<Line>),
+    /// A peer that was accepted, and the target behind it.
+    Relayed(Box<Relayed>),
+}
+
+/// For whom somebody is dialled.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Caller {
+    /// The device with this number.
+    Device(usize),
+    /// The peer at this slot.
+    Peer(Slot),
+}
+
+/// Whom a run dials, and what for.
+#[derive(Debug)]
+pub(super) struct Calls {
+    pub(super) options: dial::Options,
+    pub(super) devices: Devices,
+    pub(super) proxy: Option<Proxy>,
+}
+
 /// Everything that a run owns.
 pub(super) struct Engine {
-    poll: Poll,
+    pub(super) poll: Poll,
     signals: Signals,
     doorbell: Arc<Doorbell>,
-    clock: SystemClock,
+    pub(super) clock: SystemClock,
     listeners: Vec<Listener>,
     first_listener: usize,
     /// By slot.
-    streams: Vec<Option<Stream>>,
-    /// Connections that may have something to read, each once.
+    pub(super) conns: Vec<Option<Conn>>,
+    /// Connections that may have something to do, each once.
     ready: Vec<Slot>,
     /// Those whose turn it is now.
     turn: Vec<Slot>,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
+    pub(super) dialler: Dialler<Caller>,
+    pub(super) devices: Devices,
+    pub(super) proxy: Option<Proxy>,
     /// Accepting failed for want of something; microseconds since the start of the run.
     accept_rests_until: Option<u64>,
     accept_patience: Patience,
-    notify: Notify,
+    pub(super) notify: Notify,
 }
 
 impl Engine {
@@ -59,31 +107,36 @@ impl Engine {
         wakers: Wakers,
         listeners: Vec<Listener>,
         recorder: Recorder,
+        calls: Calls,
         notify: Notify,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let Wakers {
             poll,
             signals,
             doorbell,
         } = wakers;
-        Self {
+        let dialler = Dialler::new(poll.registry(), calls.options, &doorbell);
+        Ok(Self {
+            dialler: dialler.map_err(system("watch sockets"))?,
             poll,
             signals,
             doorbell,
             clock: recorder.clock(),
             listeners,
             first_listener: 0,
-            streams: Vec::new(),
+            conns: Vec::new(),
             ready: Vec::new(),
             turn: Vec::new(),
             recorder,
+            devices: calls.devices,
+            proxy: calls.proxy,
             accept_rests_until: None,
             accept_patience: Patience::default(),
             notify,
-        }
+        })
     }
 
-    /// Captures until told to stop, or until no output is left.
+    /// Captures until told to stop, until no output is left, or until there is nobody left to dial.
     pub(super) fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
@@ -92,13 +145,14 @@ impl Engine {
                     let statistics = self.recorder.statistics();
                     self.notify.say(Notice::Finished(statistics));
                 }
-                return Ok(outcome);
+                return self.devices.verdict(outcome);
             }
             self.recorder.send_if_idle();
             self.wait(&mut events)?;
             self.latch(&events);
             self.accept();
-            self.read();
+            self.dial();
+            self.work();
             self.expire();
             self.drain();
         }
@@ -133,11 +187,18 @@ impl Engine {
     fn has_work(&self) -> bool {
         let may_accept = self.recorder.capture.may_open() && self.accept_rests_until.is_none();
         let accepts = may_accept && self.listeners.iter().any(|listener| listener.may_accept);
-        !self.recorder.is_starved() && (accepts || !self.ready.is_empty())
+        let has_any = accepts || !self.ready.is_empty() || self.dialler.has_decided();
+        !self.recorder.is_starved() && has_any
     }
 
     fn until_deadline(&self) -> Option<Duration> {
-        let deadlines = [self.recorder.deadline_us(), self.accept_rests_until];
+        let deadlines = [
+            self.recorder.deadline_us(),
+            self.accept_rests_until,
+            self.dialler.deadline_us(),
+            self.devices.deadline_us(),
+            self.proxy.as_ref().and_then(Proxy::deadline_us),
+        ];
         let next = deadlines.into_iter().flatten().min()?;
         let left = next.saturating_sub(self.clock.now().elapsed_us);
         Some(Duration::from_micros(left))
@@ -148,12 +209,16 @@ impl Engine {
             match event.token() {
                 WAKER => {}
                 SIGNALS => self.handle_signals(),
+                token if self.dialler.owns(token) => {
+                    let now_us = self.clock.now().elapsed_us;
+                    self.dialler.handle_event(token, now_us);
+                }
                 Token(token) => {
                     let nth = token - FIRST_LISTENER;
                     if let Some(listener) = self.listeners.get_mut(nth) {
                         listener.may_accept = true;
                     } else {
-                        self.latch_stream(Slot(nth - self.listeners.len()), event);
+                        self.latch_conn(nth - self.listeners.len(), event);
                     }
                 }
             }
@@ -161,11 +226,30 @@ impl Engine {
         self.recorder.begin_turn();
     }
 
-    fn latch_stream(&mut self, slot: Slot, event: &Event) {
+    /// The token of a connection's socket on this side.
+    pub(super) fn token(&self, slot: Slot, side: Side) -> Token {
+        Token(FIRST_LISTENER + self.listeners.len() + 2 * slot.0 + side as usize)
+    }
+
+    /// `nth` is the token's distance from the first that is a connection's.
+    fn latch_conn(&mut self, nth: usize, event: &Event) {
+        let (slot, side) = (Slot(nth / 2), Side::BOTH[nth % 2]);
         // The connection may have been closed since the kernel spoke.
-        if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-            stream.has_ended |= event.is_read_closed() || event.is_error();
-            list(&mut self.ready, slot, stream);
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
+            return;
+        };
+        match &mut conn.kind {
+            Kind::Source(stream) => stream.latch(event),
+            Kind::Device(line) => line.latch(event),
+            Kind::Relayed(relayed) => relayed.latch(side, event),
+        }
+        list(&mut self.ready, slot, conn);
+    }
+
+    /// Has a connection get its turn.
+    pub(super) fn list(&mut self, slot: Slot) {
+        if let Some(Some(conn)) = self.conns.get_mut(slot.0) {
+            list(&mut self.ready, slot, conn);
         }
     }
 
@@ -208,41 +292,69 @@ impl Engine {
 
     fn open(&mut self, accepted: Accepted) {
         let now = self.clock.now();
-        let capture = &mut self.recorder.capture;
+        let target = self.proxy.as_ref().map(|proxy| proxy.name().into());
         let endpoints = Endpoints {
-            conn: capture.next_conn(),
+            conn: self.recorder.capture.next_conn(),
             peer: accepted.peer.into(),
             local: accepted.local.into(),
-            target: None,
+            target,
         };
-        let slot = capture.handle_open(endpoints, now);
+        let id = endpoints.conn;
+        let slot = self.recorder.capture.handle_open(endpoints, now);
         let mut stream = Stream::new(accepted.socket);
-        let token = Token(FIRST_LISTENER + self.listeners.len() + slot.0);
-        if let Err(error) = stream.register(self.poll.registry(), token, Interest::READABLE) {
+        let interest = match self.proxy {
+            None => Interest::READABLE,
+            Some(_) => Interest::READABLE | Interest::WRITABLE,
+        };
+        let token = self.token(slot, Side::Peer);
+        if let Err(error) = stream.register(self.poll.registry(), token, interest) {
             let reason = CloseReason::Error(describe(&error).into());
             self.recorder.capture.handle_close(slot, reason, now);
             self.rest_accepting(error);
             return;
         }
+        let kind = match self.proxy {
+            None => Kind::Source(stream),
+            Some(_) => Kind::Relayed(Box::new(Relayed::new(stream))),
+        };
+        self.insert(slot, id, kind);
         if self.recorder.capture.shutdown.phase() != Phase::Running {
-            stream.retire(CloseReason::Shutdown);
+            self.retire(slot, CloseReason::Shutdown);
+        } else if self.proxy.is_some() {
+            self.dial_target(slot);
         }
-        // Most peers have sent something by now; if not, the read says so and the kernel will tell.
-        list(&mut self.ready, slot, &mut stream);
-        if self.streams.len() <= slot.0 {
-            self.streams.resize_with(slot.0 + 1, || None);
-        }
-        self.streams[slot.0] = Some(stream);
     }
 
-    /// One read of each connection that may have something.
-    fn read(&mut self) {
+    /// Puts a connection in its place. It gets its turn: most peers have sent something by now; if not,
+    /// the read says so and the kernel will tell.
+    pub(super) fn insert(&mut self, slot: Slot, id: ConnId, kind: Kind) {
+        if self.conns.len() <= slot.0 {
+            self.conns.resize_with(slot.0 + 1, || None);
+        }
+        self.conns[slot.0] = Some(Conn {
+            id,
+            is_listed: false,
+            is_suspect: false,
+            kind,
+        });
+        self.list(slot);
+    }
+
+    /// A turn for each connection that may have something to do.
+    fn work(&mut self) {
         mem::swap(&mut self.ready, &mut self.turn);
         for nth in 0..self.turn.len() {
             let slot = self.turn[nth];
-            if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-                stream.is_listed = false;
-                self.read_stream(slot);
+            if let Some(Some(conn)) = self.conns.get_mut(slot.0) {
+                conn.is_listed = false;
+                match &conn.kind {
+                    Kind::Source(_) => self.read(slot),
+                    Kind::Device(_) => {
+                        self.read(slot);
+                        self.send(slot);
+                    }
+                    Kind::Relayed(_) => self.relay(slot),
+                }
             }
             if self.recorder.is_starved() {
                 // Those that did not get their turn keep their latch, behind the one that waits.
@@ -253,50 +365,88 @@ impl Engine {
         self.turn.clear();
     }
 
-    fn read_stream(&mut self, slot: Slot) {
-        let has_room = self.recorder.make_room(Some(slot));
-        let Some(stream) = &mut self.streams[slot.0] else {
+    /// One read of a connection with one side.
+    fn read(&mut self, slot: Slot) {
+        if !self.recorder.make_room(Some(slot)) {
+            return self.list(slot);
+        }
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
             return;
         };
-        if !has_room {
-            return list(&mut self.ready, slot, stream);
-        }
-        match stream.read(self.recorder.capture.read_buffer(slot, Direction::In)) {
+        let stream = match &mut conn.kind {
+            Kind::Source(stream) => stream,
+            Kind::Device(line) => &mut line.stream,
+            Kind::Relayed(_) => return,
+        };
+        let buffer = self.recorder.capture.read_buffer(slot, Direction::In);
+        match stream.read(buffer) {
             Read::Bytes(len) => {
                 // Read until there is nothing, as mio demands: a short read says little, for one ends
                 // before urgent data, and on a Unix socket behind every message with descriptors.
-                list(&mut self.ready, slot, stream);
-                stream.is_suspect = false;
-                self.recorder
-                    .capture
-                    .handle_read(slot, Direction::In, len, self.clock.now());
+                list(&mut self.ready, slot, conn);
+                conn.is_suspect = false;
+                if let Kind::Device(line) = &mut conn.kind {
+                    line.has_spoken = true;
+                }
+                let now = self.clock.now();
+                (self.recorder.capture).handle_read(slot, Direction::In, len, now);
             }
-            Read::Nothing if mem::take(&mut stream.is_suspect) => {
+            Read::Nothing if mem::take(&mut conn.is_suspect) => {
                 stream.retire(CloseReason::IdleTimeout);
-                list(&mut self.ready, slot, stream);
+                list(&mut self.ready, slot, conn);
             }
-            Read::Nothing => {}
-            Read::Again => list(&mut self.ready, slot, stream),
+            Read::Nothing => {
+                if let Some(reason) = conn.take_broken() {
+                    self.close(slot, reason);
+                }
+            }
+            Read::Again => list(&mut self.ready, slot, conn),
             Read::Eof => {
-                self.recorder
-                    .capture
-                    .handle_eof(slot, Direction::In, self.clock.now());
+                // A write that failed has taken the error that a read would tell.
+                if let Some(reason) = conn.take_broken() {
+                    return self.close(slot, reason);
+                }
+                let now = self.clock.now();
+                (self.recorder.capture).handle_eof(slot, Direction::In, now);
                 self.close(slot, CloseReason::Eof);
             }
             Read::Over(reason) => self.close(slot, reason),
         }
     }
 
-    /// Closes a connection, for which [`Engine::make_room`] has made room.
+    /// Closes a connection with one side, for which there is room.
     fn close(&mut self, slot: Slot, reason: CloseReason) {
-        if let Some(stream) = self.streams[slot.0].take() {
-            stream.close(&reason);
+        match self.conns[slot.0].take().map(|conn| conn.kind) {
+            Some(Kind::Source(stream)) => stream.close(&reason),
+            Some(Kind::Device(line)) => self.lose(*line, &reason),
+            Some(Kind::Relayed(_)) | None => {}
         }
-        self.recorder
-            .capture
-            .handle_close(slot, reason, self.clock.now());
+        self.handle_closed(slot, reason);
+    }
+
+    /// A connection has been closed: it is recorded.
+    pub(super) fn handle_closed(&mut self, slot: Slot, reason: CloseReason) {
+        let now = self.clock.now();
+        self.recorder.capture.handle_close(slot, reason, now);
         // A descriptor has come free: somebody may be waiting for it.
         self.accept_rests_until = None;
+    }
+
+    /// Has the kernel take nothing more for a connection, which ends once what it has taken is read.
+    fn retire(&mut self, slot: Slot, reason: CloseReason) {
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
+            return;
+        };
+        match &mut conn.kind {
+            Kind::Source(stream) => stream.retire(reason),
+            Kind::Device(line) => line.stream.retire(reason),
+            Kind::Relayed(relayed) => {
+                if let Some(dial) = relayed.retire(reason) {
+                    self.dialler.cancel(dial);
+                }
+            }
+        }
+        self.list(slot);
     }
 
     fn expire(&mut self) {
@@ -306,17 +456,16 @@ impl Engine {
             .shutdown
             .handle_timeout(now.elapsed_us);
         while let Some((slot, reason)) = self.recorder.capture.poll_expired(now) {
-            if let Some(Some(stream)) = self.streams.get_mut(slot.0) {
-                // Silence is known only once the socket has been looked into: while the outputs held
-                // all memory, or this process was stopped, nobody did.
-                if reason == CloseReason::IdleTimeout {
-                    stream.is_suspect = true;
-                } else {
-                    stream.retire(reason);
-                }
-                list(&mut self.ready, slot, stream);
+            // Silence is known only once the socket has been looked into: while the outputs held all
+            // memory, or this process was stopped, nobody did.
+            if reason != CloseReason::IdleTimeout {
+                self.retire(slot, reason);
+            } else if let Some(Some(conn)) = self.conns.get_mut(slot.0) {
+                conn.is_suspect = true;
+                list(&mut self.ready, slot, conn);
             }
         }
+        self.expire_endings(now.elapsed_us);
     }
 
     // --- signals and the end ---------------------------------------------------------------------
@@ -353,18 +502,23 @@ impl Engine {
         for listener in &mut self.listeners {
             listener.quiet();
         }
-        for (slot, stream) in self.streams.iter_mut().enumerate() {
-            if let Some(stream) = stream {
-                stream.retire(CloseReason::Shutdown);
-                list(&mut self.ready, Slot(slot), stream);
-            }
+        for slot in 0..self.conns.len() {
+            self.retire(Slot(slot), CloseReason::Shutdown);
+        }
+        self.dialler.cancel_all();
+        if let Some(proxy) = &mut self.proxy {
+            proxy.handle_stop(self.clock.now().elapsed_us);
         }
         self.accept_rests_until = None;
     }
 
-    /// Ends the capture once nobody is left to be read or accepted.
+    /// Ends the capture once nobody is left to be read, accepted or dialled.
     fn drain(&mut self) {
-        let is_draining = self.recorder.capture.shutdown.phase() == Phase::Draining;
+        let shutdown = &mut self.recorder.capture.shutdown;
+        if self.devices.are_done() {
+            shutdown.handle_finished();
+        }
+        let is_draining = shutdown.phase() == Phase::Draining;
         let open = self.recorder.capture.totals().open;
         if is_draining && open == 0 && !self.has_unaccepted() {
             self.recorder.end();
@@ -378,9 +532,19 @@ impl Engine {
     }
 }
 
-/// Puts a connection on the list of those to read, once.
-fn list(ready: &mut Vec<Slot>, slot: Slot, stream: &mut Stream) {
-    if !mem::replace(&mut stream.is_listed, true) {
+impl Conn {
+    /// Why it cannot be written to any more, if that is so.
+    fn take_broken(&mut self) -> Option<CloseReason> {
+        match &mut self.kind {
+            Kind::Device(line) => line.broken.take(),
+            Kind::Source(_) | Kind::Relayed(_) => None,
+        }
+    }
+}
+
+/// Puts a connection on the list of those to serve, once.
+pub(super) fn list(ready: &mut Vec<Slot>, slot: Slot, conn: &mut Conn) {
+    if !mem::replace(&mut conn.is_listed, true) {
         ready.push(slot);
     }
 }

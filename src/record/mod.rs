@@ -150,8 +150,10 @@ pub struct Totals {
     pub opened: u64,
     /// Connections that are open now.
     pub open: u64,
-    /// Bytes recorded.
-    pub bytes: u64,
+    /// Bytes recorded that peers sent.
+    pub in_bytes: u64,
+    /// Bytes recorded that were sent to peers.
+    pub out_bytes: u64,
     /// Records, of every type.
     pub records: u64,
 }

@@ -139,7 +139,7 @@ impl End {
 }
 
 /// How a connection ends before both sides have ended it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Ending {
     reason: CloseReason,
     /// Who is reset in the end.
@@ -374,7 +374,7 @@ impl Relay {
                 return end.is_writable.then_some(Command::AwaitSent(side));
             }
         }
-        let Ending { reason, resets } = self.ending.take()?;
+        let Ending { reason, resets } = self.ending.clone()?;
         Some(Command::Close { reason, resets })
     }
 

@@ -133,7 +133,9 @@ impl World {
         for nth in 1..=STEPS {
             self.step(seen);
             if nth % 100 == 0 {
-                self.ledger.check_held_back(self.capture.totals().bytes);
+                let totals = self.capture.totals();
+                self.ledger
+                    .check_held_back(totals.in_bytes + totals.out_bytes);
             }
         }
         self.end(seen);

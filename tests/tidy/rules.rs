@@ -25,10 +25,11 @@ pub(crate) const RULES: [Rule; 9] = [
 ];
 
 /// Each room and the rooms that it may know, as `src/lib.rs` tells them.
-pub(crate) const ROOMS: [(&str, &[&str]); 10] = [
+pub(crate) const ROOMS: [(&str, &[&str]); 11] = [
     ("record", &[]),
     ("codec", &["record"]),
     ("capture", &["record"]),
+    ("dial", &[]),
     ("relay", &["record"]),
     ("replay", &["record"]),
     ("notice", &["record", "replay"]),
@@ -37,13 +38,14 @@ pub(crate) const ROOMS: [(&str, &[&str]); 10] = [
     (
         "engine",
         &[
-            "record", "notice", "codec", "capture", "relay", "replay", "input", "output",
+            "record", "notice", "codec", "capture", "dial", "relay", "replay", "input", "output",
         ],
     ),
     (
         "cli",
         &[
-            "record", "notice", "codec", "capture", "relay", "replay", "input", "output", "engine",
+            "record", "notice", "codec", "capture", "dial", "relay", "replay", "input", "output",
+            "engine",
         ],
     ),
 ];

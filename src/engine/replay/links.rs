@@ -1,6 +1,5 @@
 //! The sessions' connections: dialled, written to, read from, ended.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem;
 
@@ -8,7 +7,7 @@ use mio::{Interest, Token};
 
 use super::{FIRST_LINK, Playback};
 use crate::capture::Slot;
-use crate::engine::dial::Dialled;
+use crate::engine::dial::{Connected, Outcome};
 use crate::engine::stream::{Read, Stream};
 use crate::notice::describe;
 use crate::record::time::Clock;
@@ -19,19 +18,12 @@ use crate::replay::{Ending, SessionId};
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) session: SessionId,
-    pub(super) stream: Stream,
-    pub(super) stage: Stage,
-}
-
-#[derive(Debug)]
-pub(super) enum Stage {
-    /// To this of the target's addresses; others are left to be tried.
-    Connecting {
-        address: usize,
-        others: VecDeque<usize>,
-    },
-    /// In the capture of the answers it is at this slot.
-    Open(Slot, Ends),
+    stream: Stream,
+    /// Its place in the capture of the answers.
+    slot: Slot,
+    ends: Ends,
+    /// It is in the list of those that may have something to do.
+    is_listed: bool,
 }
 
 /// What has ended of a connection.
@@ -49,115 +41,65 @@ pub(super) struct Ends {
 impl Playback<'_> {
     // --- connecting ------------------------------------------------------------------------------
 
-    /// Begins to connect a session to the first of these addresses that can be tried; `why` is what is
-    /// wrong with the one before.
-    pub(super) fn dial(
-        &mut self,
-        session: SessionId,
-        mut addresses: VecDeque<usize>,
-        why: Option<String>,
-    ) {
-        let mut why = why.unwrap_or_else(|| "no address".to_owned());
-        while let Some(address) = addresses.pop_front() {
-            match self.target.dial(address, addresses.is_empty()) {
-                Dialled::Begun(socket) => {
-                    return self.connect(session, Stream::new(socket), address, addresses);
-                }
-                Dialled::Later(error) => {
-                    let (why, now_us) = (describe(&error), self.now_us());
-                    return self.player.handle_refused(session, &why, now_us);
-                }
-                Dialled::Failed(error) => {
-                    why = format!("{}: {}", self.target.name(address), describe(&error));
-                }
-            }
-        }
-        self.player.handle_failed(session, &why, self.now_us());
+    /// Begins to connect a session.
+    pub(super) fn dial(&mut self, session: SessionId) {
+        let now_us = self.clock.now().elapsed_us;
+        let dial = (self.dialler).dial(session, &self.config.target, now_us);
+        self.dialling.insert(session, dial);
     }
 
-    fn connect(
-        &mut self,
-        session: SessionId,
-        mut stream: Stream,
-        address: usize,
-        others: VecDeque<usize>,
-    ) {
-        let now_us = self.now_us();
+    /// Takes what dialling has come to, as far as its beginning can be recorded: until then the player
+    /// does not hear of it.
+    pub(super) fn take_dialled(&mut self) {
+        let now_us = self.clock.now().elapsed_us;
+        self.dialler.handle_time(now_us);
+        while self.dialler.has_decided() && self.recorder.make_room(None) {
+            let Some((session, outcome)) = self.dialler.poll() else {
+                return;
+            };
+            self.dialling.remove(&session);
+            let now_us = self.now_us();
+            match outcome {
+                Outcome::Connected(connected) => self.open(session, connected),
+                Outcome::Shortage(why) => self.player.handle_refused(session, &why, now_us),
+                Outcome::Failed(why) => self.player.handle_failed(session, &why, now_us),
+            }
+        }
+    }
+
+    fn open(&mut self, session: SessionId, connected: Connected) {
+        let Connected {
+            mut stream,
+            peer,
+            local,
+        } = connected;
         let entry = self.links.vacant_entry();
         let nth = entry.key();
         let token = Token(FIRST_LINK + nth);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = stream.register(self.wakers.poll.registry(), token, interest) {
+        if let Err(error) = stream.reregister(self.wakers.poll.registry(), token, interest) {
+            let now_us = self.now_us();
             return (self.player).handle_refused(session, &describe(&error), now_us);
         }
-        self.by_session.insert(session, nth);
-        if !others.is_empty() {
-            let addresses = self.target.addresses().len() as u64;
-            let patience_us = self.config.player.timeout_us / addresses;
-            let until_us = now_us.saturating_add(patience_us);
-            self.dialling.push_back((until_us, session, address));
-        }
+        let endpoints = Endpoints {
+            conn: ConnId(session.0),
+            peer: peer.into(),
+            local: local.into(),
+            target: None,
+        };
+        let now = self.clock.now();
+        let slot = self.recorder.capture.handle_open(endpoints, now);
         entry.insert(Link {
             session,
             stream,
-            stage: Stage::Connecting { address, others },
+            slot,
+            ends: Ends::default(),
+            is_listed: false,
         });
-    }
-
-    /// Gives up addresses that do not answer, where there are others to be tried.
-    pub(super) fn expire_dialling(&mut self) {
+        self.by_session.insert(session, nth);
         let now_us = self.now_us();
-        while let Some(&(until_us, session, address)) = self.dialling.front() {
-            if until_us > now_us {
-                break;
-            }
-            self.dialling.pop_front();
-            let Some(&nth) = self.by_session.get(&session) else {
-                continue;
-            };
-            // It may have gone on to another in the meantime.
-            if matches!(&self.links[nth].stage, Stage::Connecting { address: at, .. } if *at == address)
-            {
-                self.redial(nth, "timed out");
-            }
-        }
-    }
-
-    /// The address that a link connects to does not answer, for this reason: another is tried.
-    fn redial(&mut self, nth: usize, why: &str) {
-        let link = self.remove(nth);
-        if let Stage::Connecting { address, others } = link.stage {
-            let why = format!("{}: {why}", self.target.name(address));
-            self.dial(link.session, others, Some(why));
-        }
-    }
-
-    /// Looks whether a link has connected.
-    fn handle_connecting(&mut self, nth: usize, address: usize) {
-        match self.links[nth].stream.connected() {
-            None => {}
-            Some(Err(error)) => self.redial(nth, &describe(&error)),
-            // Until its beginning can be recorded, the player does not hear of it.
-            Some(Ok(())) if !self.recorder.make_room(None) => self.list(nth),
-            Some(Ok(())) => {
-                let now = self.clock.now();
-                let peer = self.target.name(address);
-                let link = &mut self.links[nth];
-                let endpoints = Endpoints {
-                    conn: ConnId(link.session.0),
-                    peer: peer.into(),
-                    local: link.stream.local().into(),
-                    target: None,
-                };
-                let slot = self.recorder.capture.handle_open(endpoints, now);
-                link.stage = Stage::Open(slot, Ends::default());
-                self.target.prefer(address);
-                let now_us = self.now_us();
-                self.player
-                    .handle_connected(self.links[nth].session, now_us);
-                self.list(nth);
-            }
-        }
+        self.player.handle_connected(session, now_us);
+        self.list(nth);
     }
 
     // --- sending ---------------------------------------------------------------------------------
@@ -167,10 +109,9 @@ impl Playback<'_> {
         let Some(&nth) = self.by_session.get(&session) else {
             return;
         };
-        let Link { stream, stage, .. } = &mut self.links[nth];
-        let Stage::Open(slot, ends) = stage else {
-            return;
-        };
+        let Link {
+            stream, slot, ends, ..
+        } = &mut self.links[nth];
         let pieces: Vec<IoSlice<'_>> = self
             .player
             .outgoing(session, now_us)
@@ -207,11 +148,9 @@ impl Playback<'_> {
             return;
         };
         let link = &mut self.links[nth];
-        if let Stage::Open(_, ends) = &mut link.stage {
-            link.stream.await_sent();
-            ends.due = Some(ending);
-            self.end_if_sent(nth);
-        }
+        link.stream.await_sent();
+        link.ends.due = Some(ending);
+        self.end_if_sent(nth);
     }
 
     /// Does what was to be done once everything is on its way, if it is.
@@ -219,11 +158,9 @@ impl Playback<'_> {
         let Link {
             session,
             stream,
-            stage,
+            ends,
+            ..
         } = &mut self.links[nth];
-        let Stage::Open(_, ends) = stage else {
-            return;
-        };
         match ends.due.take_if(|_| stream.is_sent()) {
             None => {}
             Some(Ending::Orderly) => {
@@ -245,12 +182,7 @@ impl Playback<'_> {
         let Some(&nth) = self.by_session.get(&session) else {
             return;
         };
-        let link = &self.links[nth];
-        let is_sent = match &link.stage {
-            Stage::Open(_, ends) => ends.ours,
-            Stage::Connecting { .. } => false,
-        };
-        if is_sent {
+        if self.links[nth].ends.ours {
             drop(self.unlink(nth, CloseReason::IdleTimeout));
             self.player.handle_quiet(session, self.now_us());
         } else {
@@ -267,17 +199,12 @@ impl Playback<'_> {
         for at in 0..self.turn.len() {
             let nth = self.turn[at];
             if let Some(link) = self.links.get_mut(nth) {
-                link.stream.is_listed = false;
-                match &link.stage {
-                    Stage::Connecting { address, .. } => {
-                        let address = *address;
-                        self.handle_connecting(nth, address);
-                    }
-                    Stage::Open(_, ends) if ends.theirs => self.look_whether_over(nth),
-                    Stage::Open(slot, _) => {
-                        let slot = *slot;
-                        self.read_link(nth, slot);
-                    }
+                link.is_listed = false;
+                if link.ends.theirs {
+                    self.look_whether_over(nth);
+                } else {
+                    let slot = link.slot;
+                    self.read_link(nth, slot);
                 }
             }
             if self.recorder.is_starved() {
@@ -314,9 +241,7 @@ impl Playback<'_> {
                 self.recorder
                     .capture
                     .handle_eof(slot, Direction::In, self.clock.now());
-                if let Stage::Open(_, ends) = &mut link.stage {
-                    ends.theirs = true;
-                }
+                link.ends.theirs = true;
                 self.player.handle_target_end(session, self.now_us());
                 self.list(nth);
             }
@@ -333,12 +258,14 @@ impl Playback<'_> {
     /// The target has ended its direction: the connection is over once this side has, too, and the
     /// target's kernel has taken everything.
     fn look_whether_over(&mut self, nth: usize) {
-        let link = &self.links[nth];
-        let Stage::Open(_, ends) = &link.stage else {
-            return;
-        };
-        let session = link.session;
-        match link.stream.is_over() {
+        let Link {
+            session,
+            stream,
+            ends,
+            ..
+        } = &self.links[nth];
+        let session = *session;
+        match stream.is_over() {
             Some(Err(error)) => {
                 let reason = CloseReason::Error(describe(&error).into());
                 self.fail(nth, reason, &broken(&error));
@@ -353,10 +280,8 @@ impl Playback<'_> {
 
     /// A link that could not be written to fails once all is read that had come before.
     fn look_whether_broken(&mut self, nth: usize) {
-        if let Stage::Open(_, ends) = &mut self.links[nth].stage {
-            if let Some(why) = ends.broken.take() {
-                self.fail(nth, CloseReason::Error(why.as_str().into()), &why);
-            }
+        if let Some(why) = self.links[nth].ends.broken.take() {
+            self.fail(nth, CloseReason::Error(why.as_str().into()), &why);
         }
     }
 
@@ -369,24 +294,16 @@ impl Playback<'_> {
 
     /// Puts a link on the list of those to look at, once.
     pub(super) fn list(&mut self, nth: usize) {
-        if !mem::replace(&mut self.links[nth].stream.is_listed, true) {
+        if !mem::replace(&mut self.links[nth].is_listed, true) {
             self.ready.push(nth);
         }
     }
 
     /// Takes a link away; that it was closed is recorded once there is room.
     pub(super) fn unlink(&mut self, nth: usize, reason: CloseReason) -> Link {
-        let link = self.remove(nth);
-        match link.stage {
-            Stage::Connecting { .. } => {}
-            Stage::Open(slot, _) => self.closing.push((slot, reason)),
-        }
-        link
-    }
-
-    fn remove(&mut self, nth: usize) -> Link {
         let link = self.links.remove(nth);
         self.by_session.remove(&link.session);
+        self.closing.push((link.slot, reason));
         link
     }
 

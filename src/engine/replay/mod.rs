@@ -3,7 +3,7 @@
 
 mod links;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::time::Duration;
@@ -14,8 +14,9 @@ use slab::Slab;
 
 use super::address::Address;
 use super::clock::SystemClock;
-use super::dial::Target;
+use super::dial::{self, DialId, Dialler};
 use super::feed::{End, Feed};
+use super::keepalive::Keepalive;
 use super::recorder::Recorder;
 use super::timer::Timer;
 use super::{Error, Outcome, Recording, SIGNALS, WAKER, Wakers, start_record, system};
@@ -61,6 +62,10 @@ pub struct Config {
 const TIMER: Token = Token(2);
 const FIRST_LINK: usize = 3;
 
+/// Bytes of a connection that the kernel takes beyond what the target has room for. Without a bound
+/// it takes megabytes, and what a slow target has still to take cannot be told from what it has.
+const UNSENT_MAX: u32 = 256 * 1024;
+
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
@@ -81,7 +86,7 @@ const PROGRESS_US: u64 = 100_000;
 pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let captures = open(config, notify)?;
     let size = captures.size();
-    let target = Target::resolve(&config.target).map_err(Error::Resolve)?;
+    let destinations = dial::resolve(&config.target).map_err(Error::Resolve)?;
     let mut wakers = Wakers::new()?;
     let sessions = Sessions::new(
         config.selection.clone(),
@@ -103,6 +108,16 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     wakers.watch_signals()?;
     let start = start_record("replay", Vec::new(), vec![config.target.to_string()])?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
+    let options = dial::Options {
+        timeout: Duration::from_micros(config.player.timeout_us),
+        keepalive: Keepalive(None),
+        gives_up_silence: false,
+        unsent_max: Some(UNSENT_MAX),
+    };
+    let registry = wakers.poll.registry();
+    let mut dialler =
+        Dialler::new(registry, options, &wakers.doorbell).map_err(system("watch sockets"))?;
+    dialler.pin(config.target.clone(), destinations);
     let timer = Timer::new(wakers.poll.registry(), TIMER).map_err(system("make a timer"))?;
     let clock = recorder.clock();
     let playback = Playback {
@@ -115,10 +130,10 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         player: Player::new(config.player),
         feed,
         found: None,
-        target,
+        dialler,
         links: Slab::new(),
         by_session: HashMap::new(),
-        dialling: VecDeque::new(),
+        dialling: HashMap::new(),
         ready: Vec::new(),
         turn: Vec::new(),
         closing: Vec::new(),
@@ -176,11 +191,11 @@ struct Playback<'a> {
     feed: Feed,
     /// What was found, once all has been played.
     found: Option<End>,
-    target: Target,
+    dialler: Dialler<SessionId>,
     links: Slab<Link>,
     by_session: HashMap<SessionId, usize>,
-    /// Where the target has several addresses: until when to wait for one before the next is tried.
-    dialling: VecDeque<(u64, SessionId, usize)>,
+    /// Sessions whose connection is being made.
+    dialling: HashMap<SessionId, DialId>,
     /// Links that may have something to do, each once.
     ready: Vec<usize>,
     /// Those whose turn it is now.
@@ -211,7 +226,7 @@ impl Playback<'_> {
             self.recorder.send_if_idle();
             self.wait(&mut events)?;
             self.latch(&events);
-            self.expire_dialling();
+            self.take_dialled();
             self.close_closing();
             self.read();
         };
@@ -281,7 +296,7 @@ impl Playback<'_> {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Dial(session) => self.dial(session, self.target.addresses(), None),
+            Command::Dial(session) => self.dial(session),
             Command::Write(session) => self.write(session),
             Command::HalfClose(session) => self.end_sending(session, Ending::Orderly),
             Command::Reset(session) => self.end_sending(session, Ending::Reset),
@@ -293,6 +308,8 @@ impl Playback<'_> {
                 };
                 if let Some(&nth) = self.by_session.get(&session) {
                     drop(self.unlink(nth, reason));
+                } else if let Some(dial) = self.dialling.remove(&session) {
+                    self.dialler.cancel(dial);
                 }
             }
         }
@@ -329,17 +346,17 @@ impl Playback<'_> {
     /// Whether the next turn has something to do, whatever the kernel says.
     fn has_work(&self) -> bool {
         let wants_more = self.player.wants_block() && self.feed.has_block();
-        let reads = !self.ready.is_empty() || !self.closing.is_empty();
+        let reads =
+            !self.ready.is_empty() || !self.closing.is_empty() || self.dialler.has_decided();
         self.player.commands() > 0 || wants_more || reads && !self.recorder.is_starved()
     }
 
     fn deadline_us(&self) -> Option<u64> {
         let due = self.player.next_due_us();
-        let dialling = self.dialling.front().map(|&(until_us, ..)| until_us);
-        let own = [due, dialling, self.progress_us];
-        let own = own.into_iter().flatten();
+        let own = [due, self.progress_us].into_iter().flatten();
         let own = own.map(|at| at.saturating_add(self.zero_us));
-        own.chain(self.recorder.deadline_us()).min()
+        let others = [self.dialler.deadline_us(), self.recorder.deadline_us()];
+        own.chain(others.into_iter().flatten()).min()
     }
 
     fn latch(&mut self, events: &Events) {
@@ -348,6 +365,10 @@ impl Playback<'_> {
                 WAKER => {}
                 SIGNALS => self.handle_signals(),
                 TIMER => self.timer.handle_expired(),
+                token if self.dialler.owns(token) => {
+                    let now_us = self.clock.now().elapsed_us;
+                    self.dialler.handle_event(token, now_us);
+                }
                 Token(token) => {
                     let nth = token - FIRST_LINK;
                     // The link may have gone since the kernel spoke.
@@ -475,7 +496,7 @@ impl Playback<'_> {
             return Err(Error::Read(error));
         }
         match self.unconnected {
-            Some(why) if connected == 0 => return Err(Error::Unreachable(why)),
+            Some(why) if connected == 0 => return Err(Error::NothingPlayed(why)),
             // What could not be known beforehand.
             _ if !self.is_stopped => check_found(self.config, &found)?,
             _ => {}

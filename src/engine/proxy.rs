@@ -1,0 +1,495 @@
+//! A proxy: for every peer the target is dialled, and what passes between them is recorded.
+//!
+//! What to do is the relay core's to say (`relay`); here it is done. Bytes are read into the batch that
+//! records them and written on from there, so that they wait for nothing and nobody.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::time::Duration;
+
+use mio::Interest;
+use mio::event::Event;
+
+use super::address::Address;
+use super::dial::{self, DialId};
+use super::keepalive::Keepalive;
+use super::recorder::Recorder;
+use super::stream::{Read, Stream};
+use super::turn::{Caller, Calls, Engine, Kind};
+use super::{Error, Outcome, Recording, Wakers, listen_all, start_record};
+use crate::capture::Slot;
+use crate::capture::shutdown::Phase;
+use crate::notice::{Cause, Notice, Notify, Then, describe};
+use crate::output;
+use crate::record::time::{Clock, micros};
+use crate::record::{CloseReason, ConnId};
+use crate::relay::{Command, Got, Relay, Side};
+
+/// Between whom to sit.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where peers connect.
+    pub listen: Address,
+    /// The server that is dialled for each of them.
+    pub target: Address,
+    /// How a peer that has vanished is noticed.
+    pub keepalive: Keepalive,
+    /// How connections are made.
+    pub dial: dial::Options,
+    /// What becomes of what passes.
+    pub recording: Recording,
+}
+
+/// Bytes that all relays may hold together: read from one side, not taken by the other yet. Beyond it
+/// what a side does not take now is left in the kernel.
+const HELD_MAX: usize = 16 * 1024 * 1024;
+
+/// How long a connection that is ending waits for a side to take what is left for it. When the run ends,
+/// that is half of the time there is for it, if that is less: what nobody takes is recorded all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Reads of a connection in a turn: one of each side.
+const READS_A_TURN: usize = 2;
+
+/// Captures what passes between peers and a target, until told to stop.
+///
+/// # Errors
+/// [`Error`]. Trouble with the target is none.
+pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
+    let recording = &config.recording;
+    let bound = super::listen::bind(&config.listen, config.keepalive).map_err(Error::Listen)?;
+    let opened =
+        output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
+    let mut wakers = Wakers::new()?;
+    wakers.watch_signals()?;
+    let (listeners, names) = listen_all(bound, &wakers)?;
+    let target = config.target.to_string();
+    let start = start_record("proxy", names.clone(), vec![target.clone()])?;
+    let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
+    for name in names {
+        notify.say(Notice::Listening(name));
+    }
+    let calls = Calls {
+        options: config.dial,
+        devices: super::devices::Devices::default(),
+        proxy: Some(Proxy {
+            target: config.target.clone(),
+            name: target,
+            cause: Cause::default(),
+            held: 0,
+            endings: VecDeque::new(),
+            drain_us: micros(recording.capture.drain),
+        }),
+    };
+    Engine::new(wakers, listeners, recorder, calls, notify.clone())?.run()
+}
+
+/// What all relays of a run share.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    target: Address,
+    /// The target, as it was given.
+    name: String,
+    /// Why it does not answer.
+    cause: Cause,
+    /// Bytes that all relays hold.
+    held: usize,
+    /// Connections that are ending, and until when each may take.
+    endings: VecDeque<(u64, Slot, ConnId)>,
+    /// How long the end of the run may take.
+    drain_us: u64,
+}
+
+/// A peer and its target.
+#[derive(Debug)]
+pub(super) struct Relayed {
+    relay: Relay,
+    peer: Stream,
+    target: Option<Stream>,
+    dial: Option<DialId>,
+    /// Its end is waited for.
+    is_ending: bool,
+}
+
+impl Proxy {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn patience_us(&self, is_running: bool) -> u64 {
+        match is_running {
+            true => micros(PATIENCE),
+            false => micros(PATIENCE).min(self.drain_us / 2),
+        }
+    }
+
+    /// The run is to end.
+    pub(super) fn handle_stop(&mut self, now_us: u64) {
+        let latest_us = now_us + self.patience_us(false);
+        for (until_us, ..) in &mut self.endings {
+            *until_us = latest_us.min(*until_us);
+        }
+    }
+
+    /// When something is to be done.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        self.endings.front().map(|&(until_us, ..)| until_us)
+    }
+}
+
+impl Relayed {
+    /// Of a peer that has just been accepted.
+    pub(super) fn new(peer: Stream) -> Self {
+        Self {
+            relay: Relay::new(),
+            peer,
+            target: None,
+            dial: None,
+            is_ending: false,
+        }
+    }
+
+    pub(super) fn latch(&mut self, side: Side, event: &Event) {
+        let Some(stream) = self.stream(side) else {
+            return;
+        };
+        stream.latch(event);
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.relay.handle_readable(side);
+        }
+        if event.is_writable() {
+            self.relay.handle_writable(side);
+        }
+    }
+
+    fn stream(&mut self, side: Side) -> Option<&mut Stream> {
+        match side {
+            Side::Peer => Some(&mut self.peer),
+            Side::Target => self.target.as_mut(),
+        }
+    }
+
+    /// It is to end, with what the kernel has taken by now. Gives the dial that is not needed any more.
+    pub(super) fn retire(&mut self, reason: CloseReason) -> Option<DialId> {
+        self.relay.handle_retire(reason);
+        self.dial.take()
+    }
+
+    /// Reads from one side and writes what comes to the other, if it `passes`. Says what that came to
+    /// for the record, which is the caller's to write.
+    fn pass(&mut self, side: Side, passes: bool, leaves: bool, buffer: &mut [u8]) -> Passed {
+        let (from, to) = match (side, &mut self.target) {
+            (Side::Peer, target) => (&mut self.peer, target.as_mut()),
+            (Side::Target, Some(target)) => (target, Some(&mut self.peer)),
+            (Side::Target, None) => return Passed::default(),
+        };
+        let to = to.filter(|_| passes);
+        let leaves = leaves && to.is_some();
+        let got = match leaves {
+            false => from.read(buffer),
+            true => from.peek(buffer),
+        };
+        let len = match got {
+            Read::Bytes(len) => len,
+            Read::Again => return Passed::default(),
+            Read::Nothing => {
+                self.relay.handle_read(side, Got::Nothing);
+                return Passed::default();
+            }
+            Read::Eof => {
+                return Passed {
+                    len: 0,
+                    is_end: self.relay.handle_read(side, Got::End),
+                };
+            }
+            Read::Over(reason) => {
+                self.relay.handle_read(side, Got::Broken(of(side, reason)));
+                return Passed::default();
+            }
+        };
+        let may_be_more = true;
+        let written = match to.map(|to| to.write(&[IoSlice::new(&buffer[..len])])) {
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Some(result) => result,
+            None => Ok(len),
+        };
+        let taken = *written.as_ref().unwrap_or(&len);
+        let len = match leaves {
+            false => len,
+            // What the other side has not taken stays where it is; what it has taken is read again.
+            true if written.is_err() || taken == 0 => 0,
+            true => match from.read(&mut buffer[..taken]) {
+                Read::Bytes(len) => len,
+                _ => 0,
+            },
+        };
+        let rest = match leaves {
+            false => &buffer[taken..len],
+            true => &[],
+        };
+        if leaves && taken == 0 {
+            self.relay.handle_read(side, Got::Left);
+        } else {
+            self.relay
+                .handle_read(side, Got::Bytes { rest, may_be_more });
+        }
+        if let Err(error) = written {
+            let other = side.other();
+            self.relay.handle_write_failed(other, broken(other, &error));
+        }
+        Passed { len, is_end: false }
+    }
+
+    /// Writes what is held for a side.
+    fn flush(&mut self, side: Side) {
+        let (stream, held) = match (side, &mut self.target) {
+            (Side::Peer, _) => (&mut self.peer, self.relay.held(side)),
+            (Side::Target, Some(target)) => (target, self.relay.held(side)),
+            (Side::Target, None) => return,
+        };
+        match stream.write(&[IoSlice::new(held)]) {
+            Ok(len) => self.relay.handle_flushed(side, len),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.relay.handle_flushed(side, 0);
+            }
+            Err(error) => self.relay.handle_write_failed(side, broken(side, &error)),
+        }
+    }
+
+    /// Closes both sides; with a reset whom `resets` names.
+    fn close(self, resets: [bool; 2]) {
+        let streams = [Some(self.peer), self.target];
+        for (stream, is_reset) in streams.into_iter().zip(resets) {
+            match (stream, is_reset) {
+                (Some(stream), true) => stream.reset(),
+                (Some(stream), false) => stream.finish(),
+                (None, _) => {}
+            }
+        }
+    }
+}
+
+/// What a pass came to: so many bytes to be recorded, or the end of a direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Passed {
+    len: usize,
+    is_end: bool,
+}
+
+/// Why a side is over, as a record tells it: seen from the peer.
+fn of(side: Side, reason: CloseReason) -> CloseReason {
+    match (side, reason) {
+        (Side::Target, CloseReason::Reset) => CloseReason::TargetReset,
+        (Side::Target, CloseReason::Error(why)) => {
+            CloseReason::Error(format!("target: {why}").into())
+        }
+        (_, reason) => reason,
+    }
+}
+
+fn broken(side: Side, error: &io::Error) -> CloseReason {
+    of(side, super::stream::broken(error))
+}
+
+impl Engine {
+    /// Begins to connect to the target, for the peer at `slot`.
+    pub(super) fn dial_target(&mut self, slot: Slot) {
+        let now_us = self.clock.now().elapsed_us;
+        let (Some(proxy), Some(relayed)) = (&self.proxy, relayed(&mut self.conns, slot)) else {
+            return;
+        };
+        let dial = (self.dialler).dial(Caller::Peer(slot), &proxy.target, now_us);
+        relayed.dial = Some(dial);
+    }
+
+    /// What dialling the target for the peer at `slot` has come to.
+    pub(super) fn handle_target(&mut self, slot: Slot, outcome: dial::Outcome) {
+        let token = self.token(slot, Side::Target);
+        let (Some(proxy), Some(relayed)) = (&mut self.proxy, relayed(&mut self.conns, slot)) else {
+            return;
+        };
+        relayed.dial = None;
+        let why = match outcome {
+            dial::Outcome::Connected(mut connected) => {
+                let interest = Interest::READABLE | Interest::WRITABLE;
+                match (connected.stream).reregister(self.poll.registry(), token, interest) {
+                    Ok(()) => {
+                        if proxy.cause.is_over() {
+                            self.notify.say(Notice::Connected {
+                                target: proxy.name.clone(),
+                                peer: connected.peer,
+                            });
+                        }
+                        relayed.target = Some(connected.stream);
+                        relayed.relay.handle_connected();
+                        return self.list(slot);
+                    }
+                    Err(error) => describe(&error),
+                }
+            }
+            dial::Outcome::Shortage(why) | dial::Outcome::Failed(why) => why,
+        };
+        let why = dial::said_of(&proxy.name, &why).to_owned();
+        if proxy.cause.is_news(&why) {
+            self.notify.say(Notice::ConnectFailed {
+                target: proxy.name.clone(),
+                why: why.clone(),
+                then: Then::ResetsPeer,
+            });
+        }
+        let why = format!("cannot connect to {}: {why}", proxy.name);
+        relayed
+            .relay
+            .handle_unreachable(CloseReason::Error(why.into()));
+        self.list(slot);
+    }
+
+    /// A turn of a connection with two sides.
+    pub(super) fn relay(&mut self, slot: Slot) {
+        let mut reads = 0;
+        let mut has_moved = false;
+        loop {
+            let Some(relayed) = relayed(&mut self.conns, slot) else {
+                return;
+            };
+            let before = relayed.relay.held_cost();
+            match relayed.relay.poll() {
+                None => break,
+                Some(Command::Pass(_) | Command::Drain(_)) if reads == READS_A_TURN => {
+                    self.list(slot);
+                    break;
+                }
+                Some(command @ (Command::Pass(side) | Command::Drain(side))) => {
+                    if !self.recorder.make_room(Some(slot)) {
+                        return self.list(slot);
+                    }
+                    reads += 1;
+                    let passes = command == Command::Pass(side);
+                    has_moved |= self.pass(slot, side, passes);
+                }
+                Some(Command::Flush(side)) => relayed.flush(side),
+                Some(Command::End(side)) => {
+                    if let Some(stream) = relayed.stream(side) {
+                        stream.end_sending();
+                    }
+                }
+                Some(Command::Deafen(side)) => {
+                    if let Some(stream) = relayed.stream(side) {
+                        stream.deafen();
+                    }
+                }
+                Some(Command::AwaitSent(side)) => {
+                    let is_sent = relayed.stream(side).is_none_or(|stream| {
+                        stream.await_sent();
+                        stream.is_sent()
+                    });
+                    relayed.relay.handle_sent(side, is_sent);
+                }
+                Some(Command::Close { reason, resets }) => {
+                    if !self.recorder.make_room(Some(slot)) {
+                        return self.list(slot);
+                    }
+                    return self.close_relayed(slot, reason, resets);
+                }
+            }
+            self.account(slot, before);
+        }
+        self.look_after(slot, has_moved);
+    }
+
+    /// Keeps the sum of what relays hold, of which one held `before`.
+    fn account(&mut self, slot: Slot, before: usize) {
+        if let (Some(proxy), Some(relayed)) = (&mut self.proxy, relayed(&mut self.conns, slot)) {
+            proxy.held = proxy.held - before + relayed.relay.held_cost();
+        }
+    }
+
+    /// One read of a side, passed on where there is somebody to take it, and recorded. Says whether
+    /// anything came.
+    fn pass(&mut self, slot: Slot, side: Side, passes: bool) -> bool {
+        let (Some(proxy), Some(relayed)) = (&self.proxy, relayed(&mut self.conns, slot)) else {
+            return false;
+        };
+        let capture = &mut self.recorder.capture;
+        let buffer = capture.read_buffer(slot, side.direction());
+        let leaves = proxy.held + buffer.len() > HELD_MAX;
+        let Passed { len, is_end } = relayed.pass(side, passes, leaves, buffer);
+        let now = self.clock.now();
+        if len > 0 {
+            capture.handle_read(slot, side.direction(), len, now);
+        }
+        if is_end {
+            capture.handle_eof(slot, side.direction(), now);
+        }
+        len > 0
+    }
+
+    /// The turn of a connection is over: looks whether it was idle for too long, or is ending.
+    fn look_after(&mut self, slot: Slot, has_moved: bool) {
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
+            return;
+        };
+        let Kind::Relayed(relayed) = &mut conn.kind else {
+            return;
+        };
+        if std::mem::take(&mut conn.is_suspect) && !has_moved {
+            let dial = relayed.retire(CloseReason::IdleTimeout);
+            if let Some(dial) = dial {
+                self.dialler.cancel(dial);
+            }
+            return self.list(slot);
+        }
+        let is_running = self.recorder.capture.shutdown.phase() == Phase::Running;
+        if relayed.relay.is_ending() && !relayed.is_ending {
+            relayed.is_ending = true;
+            if let Some(proxy) = &mut self.proxy {
+                let until_us = self.clock.now().elapsed_us + proxy.patience_us(is_running);
+                proxy.endings.push_back((until_us, slot, conn.id));
+            }
+        }
+    }
+
+    /// Connections that have been ending for long enough wait no more for a side to take what is left.
+    pub(super) fn expire_endings(&mut self, now_us: u64) {
+        while let Some(proxy) = &mut self.proxy {
+            let Some(&(until_us, slot, id)) = proxy.endings.front() else {
+                return;
+            };
+            if until_us > now_us {
+                return;
+            }
+            proxy.endings.pop_front();
+            let conn = self.conns.get_mut(slot.0).and_then(Option::as_mut);
+            let Some(conn) = conn.filter(|conn| conn.id == id) else {
+                continue;
+            };
+            if let Kind::Relayed(relayed) = &mut conn.kind {
+                let before = relayed.relay.held_cost();
+                relayed.relay.handle_impatience();
+                self.account(slot, before);
+                self.list(slot);
+            }
+        }
+    }
+
+    fn close_relayed(&mut self, slot: Slot, reason: CloseReason, resets: [bool; 2]) {
+        let Some(conn) = self.conns.get_mut(slot.0).and_then(Option::take) else {
+            return;
+        };
+        if let Kind::Relayed(relayed) = conn.kind {
+            if let Some(proxy) = &mut self.proxy {
+                proxy.held -= relayed.relay.held_cost();
+            }
+            relayed.close(resets);
+        }
+        self.handle_closed(slot, reason);
+    }
+}
+
+/// The relay at `slot`, if there is one.
+fn relayed(conns: &mut [Option<super::turn::Conn>], slot: Slot) -> Option<&mut Relayed> {
+    match &mut conns.get_mut(slot.0)?.as_mut()?.kind {
+        Kind::Relayed(relayed) => Some(relayed),
+        Kind::Source(_) | Kind::Device(_) => None,
+    }
+}
