@@ -110,6 +110,11 @@ impl Capture {
         self.batch.as_ref().is_some_and(|batch| !batch.is_empty())
     }
 
+    /// When the first record in the batch was seen, if there is one.
+    pub fn first_recorded(&self) -> Option<Timestamp> {
+        self.batch.as_ref().and_then(Batch::time)
+    }
+
     /// Whether there is a batch, and room in it for the next event, of the connection at `slot` or
     /// of none.
     pub fn has_room(&self, slot: Option<Slot>) -> bool {

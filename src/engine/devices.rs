@@ -5,7 +5,6 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mio::Interest;
 use mio::event::Event;
 
 use super::address::Address;
@@ -270,11 +269,7 @@ impl Engine {
         let slot = self.recorder.capture.next_slot();
         let token = self.token(slot, Side::Peer);
         let message = &self.devices.message;
-        let interest = match message {
-            None => Interest::READABLE,
-            Some(_) => Interest::READABLE | Interest::WRITABLE,
-        };
-        stream.reregister(self.poll.registry(), token, interest)?;
+        stream.reregister(self.poll.registry(), token, message.is_some())?;
         let endpoints = Endpoints {
             conn: self.recorder.capture.next_conn(),
             peer: peer.as_str().into(),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::net::{TcpStream, UnixStream};
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use rustix::io::Errno;
 use slab::Slab;
 use socket2::SockRef;
@@ -344,7 +344,7 @@ impl<K: Copy> Dialler<K> {
                 let entry = self.attempts.vacant_entry();
                 let mut stream = Stream::new(socket);
                 let token = Token(FIRST_TOKEN + entry.key());
-                stream.register(&self.registry, token, INTEREST)?;
+                stream.register(&self.registry, token, true)?;
                 attempts.push(entry.key());
                 entry.insert(Attempt {
                     dial: nth,
@@ -442,9 +442,6 @@ pub(super) fn said_of<'a>(target: &str, why: &'a str) -> &'a str {
     let rest = why.strip_prefix(target);
     rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
 }
-
-/// A connection is made once its socket is writable; what comes then is for whoever has it.
-const INTEREST: Interest = Interest::READABLE.add(Interest::WRITABLE);
 
 /// Asks the resolver, and waits for it.
 pub(super) fn resolve(address: &Address) -> Result<Vec<Destination>, ResolveError> {

@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use mio::Interest;
 use mio::event::Event;
 
 use super::address::Address;
@@ -109,6 +108,8 @@ pub(super) struct Relayed {
     dial: Option<DialId>,
     /// Its end is waited for.
     is_ending: bool,
+    /// Sides that are still to be looked into a last time; see [`Engine::look_once_more`].
+    last_looks: Vec<Side>,
 }
 
 impl Proxy {
@@ -146,6 +147,7 @@ impl Relayed {
             target: None,
             dial: None,
             is_ending: false,
+            last_looks: Vec::new(),
         }
     }
 
@@ -154,6 +156,12 @@ impl Relayed {
             return;
         };
         stream.latch(event);
+        if event.is_error() {
+            // Whoever is across need not take anything for that to be known.
+            if let Err(error) = stream.take_error() {
+                self.relay.handle_write_failed(side, broken(side, &error));
+            }
+        }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.relay.handle_readable(side);
         }
@@ -185,59 +193,49 @@ impl Relayed {
         };
         let to = to.filter(|_| passes);
         let leaves = leaves && to.is_some();
-        let got = match leaves {
+        let read = match leaves {
             false => from.read(buffer),
             true => from.peek(buffer),
         };
-        let len = match got {
-            Read::Bytes(len) => len,
+        let (len, got, failed) = match read {
             Read::Again => return Passed::default(),
-            Read::Nothing => {
-                self.relay.handle_read(side, Got::Nothing);
-                return Passed::default();
-            }
-            Read::Eof => {
-                return Passed {
-                    len: 0,
-                    is_end: self.relay.handle_read(side, Got::End),
+            Read::Nothing => (0, Got::Nothing, None),
+            Read::Eof => (0, Got::End, None),
+            Read::Over(reason) => (0, Got::Broken(of(side, reason)), None),
+            Read::Bytes(len) => {
+                let (taken, failed) = match to.map(|to| to.write(&[IoSlice::new(&buffer[..len])])) {
+                    None => (len, None),
+                    Some(Ok(taken)) => (taken, None),
+                    Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => (0, None),
+                    Some(Err(error)) => (0, Some(error)),
                 };
+                if !leaves {
+                    let may_be_more = from.may_have_more(len, buffer.len());
+                    let rest = match failed {
+                        None => &buffer[taken..len],
+                        Some(_) => &[],
+                    };
+                    (len, Got::Bytes { rest, may_be_more }, failed)
+                } else if taken == 0 {
+                    (0, Got::Left, failed)
+                } else {
+                    // What the other side has not taken stays where it is; what it has taken is taken
+                    // out: the same bytes once more.
+                    let len = match from.read(&mut buffer[..taken]) {
+                        Read::Bytes(len) => len,
+                        _ => 0,
+                    };
+                    let (rest, may_be_more) = (&[][..], true);
+                    (len, Got::Bytes { rest, may_be_more }, None)
+                }
             }
-            Read::Over(reason) => {
-                self.relay.handle_read(side, Got::Broken(of(side, reason)));
-                return Passed::default();
-            }
         };
-        let may_be_more = true;
-        let written = match to.map(|to| to.write(&[IoSlice::new(&buffer[..len])])) {
-            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
-            Some(result) => result,
-            None => Ok(len),
-        };
-        let taken = *written.as_ref().unwrap_or(&len);
-        let len = match leaves {
-            false => len,
-            // What the other side has not taken stays where it is; what it has taken is read again.
-            true if written.is_err() || taken == 0 => 0,
-            true => match from.read(&mut buffer[..taken]) {
-                Read::Bytes(len) => len,
-                _ => 0,
-            },
-        };
-        let rest = match leaves {
-            false => &buffer[taken..len],
-            true => &[],
-        };
-        if leaves && taken == 0 {
-            self.relay.handle_read(side, Got::Left);
-        } else {
-            self.relay
-                .handle_read(side, Got::Bytes { rest, may_be_more });
-        }
-        if let Err(error) = written {
+        let is_end = self.relay.handle_read(side, got);
+        if let Some(error) = failed {
             let other = side.other();
             self.relay.handle_write_failed(other, broken(other, &error));
         }
-        Passed { len, is_end: false }
+        Passed { len, is_end }
     }
 
     /// Writes what is held for a side.
@@ -311,8 +309,7 @@ impl Engine {
         relayed.dial = None;
         let why = match outcome {
             dial::Outcome::Connected(mut connected) => {
-                let interest = Interest::READABLE | Interest::WRITABLE;
-                match (connected.stream).reregister(self.poll.registry(), token, interest) {
+                match (connected.stream).reregister(self.poll.registry(), token, true) {
                     Ok(()) => {
                         if proxy.cause.is_over() {
                             self.notify.say(Notice::Connected {
@@ -376,6 +373,7 @@ impl Engine {
                 Some(Command::Deafen(side)) => {
                     if let Some(stream) = relayed.stream(side) {
                         stream.deafen();
+                        relayed.last_looks.push(side);
                     }
                 }
                 Some(Command::AwaitSent(side)) => {
@@ -389,7 +387,10 @@ impl Engine {
                     if !self.recorder.make_room(Some(slot)) {
                         return self.list(slot);
                     }
-                    return self.close_relayed(slot, reason, resets);
+                    match relayed.last_looks.pop() {
+                        Some(side) => self.look_once_more(slot, side),
+                        None => return self.close_relayed(slot, reason, resets),
+                    }
                 }
             }
             self.account(slot, before);
@@ -422,6 +423,20 @@ impl Engine {
             capture.handle_eof(slot, side.direction(), now);
         }
         len > 0
+    }
+
+    /// Reads a deaf side a last time: a packet that was on its way through the kernel when it was
+    /// deafened may have been taken behind the read that found nothing.
+    fn look_once_more(&mut self, slot: Slot, side: Side) {
+        let Some(stream) = relayed(&mut self.conns, slot).and_then(|relayed| relayed.stream(side))
+        else {
+            return;
+        };
+        let capture = &mut self.recorder.capture;
+        if let Read::Bytes(len) = stream.read(capture.read_buffer(slot, side.direction())) {
+            let now = self.clock.now();
+            capture.handle_read(slot, side.direction(), len, now);
+        }
     }
 
     /// The turn of a connection is over: looks whether it was idle for too long, or is ending.
@@ -459,6 +474,12 @@ impl Engine {
                 return;
             }
             proxy.endings.pop_front();
+            if self.recorder.is_starved() {
+                // It is not the sides that are waited for.
+                let until_us = now_us + proxy.patience_us(true);
+                proxy.endings.push_back((until_us, slot, id));
+                return;
+            }
             let conn = self.conns.get_mut(slot.0).and_then(Option::as_mut);
             let Some(conn) = conn.filter(|conn| conn.id == id) else {
                 continue;

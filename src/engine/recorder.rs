@@ -17,6 +17,10 @@ use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
 use crate::record::{Framing, Start, Timestamp, WallTime};
 
+/// While there is always something to read, a record waits this long at most for others to go with it:
+/// waking an output for each costs more than all else that is done for a short one.
+const HOLD_US: u64 = 250;
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Recorder {
@@ -110,9 +114,23 @@ impl Recorder {
 
     /// Sends what is recorded if it would be written at once.
     pub(super) fn send_if_idle(&mut self) {
-        if self.capture.has_records() && self.router.is_any_idle() {
+        if self.has_something_to_send() {
             self.send();
         }
+    }
+
+    fn has_something_to_send(&self) -> bool {
+        self.capture.has_records() && self.router.is_any_idle()
+    }
+
+    /// Whether what could be sent may as well wait for what comes next: it has not waited for long.
+    pub(super) fn may_hold(&self) -> bool {
+        let held_us = |since: Timestamp| {
+            let now_us = self.clock.now().elapsed_us;
+            now_us.saturating_sub(since.elapsed_us)
+        };
+        self.has_something_to_send()
+            && (self.capture.first_recorded()).is_some_and(|since| held_us(since) < HOLD_US)
     }
 
     fn send(&mut self) {
@@ -137,7 +155,7 @@ impl Recorder {
         (self.is_starved
             && self.router.pool.has_batch()
             && self.router.waits_until_us(now_us).is_none())
-            || (self.capture.has_records() && self.router.is_any_idle())
+            || self.has_something_to_send()
     }
 
     /// When to look again, in microseconds since the start of the run.

@@ -28,7 +28,9 @@ pub(super) enum Socket {
 pub(super) struct Stream {
     socket: Socket,
     /// The kernel has said that the peer ended.
-    pub(super) has_ended: bool,
+    has_ended: bool,
+    /// The kernel has said that the peer sent urgent data.
+    has_urgent: bool,
     deaf: Option<Deaf>,
     retired: Option<Retired>,
 }
@@ -68,17 +70,20 @@ impl Stream {
         Self {
             socket,
             has_ended: false,
+            has_urgent: false,
             deaf: None,
             retired: None,
         }
     }
 
+    /// Has the kernel speak of it: of what can be read, and, if it `writes`, of room to write.
     pub(super) fn register(
         &mut self,
         registry: &Registry,
         token: Token,
-        interest: Interest,
+        writes: bool,
     ) -> io::Result<()> {
+        let interest = interest(writes);
         match &mut self.socket {
             Socket::Tcp(tcp) => tcp.register(registry, token, interest),
             Socket::Unix(unix) => unix.register(registry, token, interest),
@@ -88,15 +93,27 @@ impl Stream {
     /// The kernel has said something about it.
     pub(super) fn latch(&mut self, event: &Event) {
         self.has_ended |= event.is_read_closed() || event.is_error();
+        self.has_urgent |= event.is_priority();
     }
 
-    /// Has the kernel speak of it by another token, and of this only.
+    /// Whether there may be more to read behind a read of `len` bytes into room for `room`. One that does
+    /// not fill its room has emptied the socket, and the kernel tells of whatever comes after (epoll(7),
+    /// question 9), but for what ends a read early: the end of the stream behind it, which was told
+    /// already; urgent data; and, on a Unix socket, messages with descriptors.
+    pub(super) fn may_have_more(&self, len: usize, room: usize) -> bool {
+        let is_early = self.has_ended || self.has_urgent || self.deaf.is_some();
+        let is_tcp = matches!(self.socket, Socket::Tcp(_));
+        len == room || is_early || !is_tcp || !cfg!(target_os = "linux")
+    }
+
+    /// Has the kernel speak of it by another token; see [`Stream::register`].
     pub(super) fn reregister(
         &mut self,
         registry: &Registry,
         token: Token,
-        interest: Interest,
+        writes: bool,
     ) -> io::Result<()> {
+        let interest = interest(writes);
         match &mut self.socket {
             Socket::Tcp(tcp) => tcp.reregister(registry, token, interest),
             Socket::Unix(unix) => unix.reregister(registry, token, interest),
@@ -311,12 +328,23 @@ impl Stream {
         }
     }
 
-    fn take_error(&self) -> io::Result<()> {
+    /// What has broken it, if anything has; told once.
+    pub(super) fn take_error(&self) -> io::Result<()> {
         let error = match &self.socket {
             Socket::Tcp(tcp) => tcp.take_error(),
             Socket::Unix(unix) => unix.take_error(),
         };
         error?.map_or(Ok(()), Err)
+    }
+}
+
+fn interest(writes: bool) -> Interest {
+    let reads = Interest::READABLE;
+    #[cfg(target_os = "linux")]
+    let reads = reads | Interest::PRIORITY;
+    match writes {
+        true => reads | Interest::WRITABLE,
+        false => reads,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
@@ -147,8 +147,10 @@ impl Engine {
                 }
                 return self.devices.verdict(outcome);
             }
-            self.recorder.send_if_idle();
-            self.wait(&mut events)?;
+            if !self.look(&mut events)? {
+                self.recorder.send_if_idle();
+                self.wait(&mut events)?;
+            }
             self.latch(&events);
             self.accept();
             self.dial();
@@ -159,6 +161,15 @@ impl Engine {
     }
 
     // --- waiting ---------------------------------------------------------------------------------
+
+    /// Whether what is recorded waits for what the kernel has ready already, which is then in `events`.
+    fn look(&mut self, events: &mut Events) -> Result<bool, Error> {
+        if !self.recorder.may_hold() {
+            return Ok(false);
+        }
+        self.poll_for(events, Some(Duration::ZERO))?;
+        Ok(!events.is_empty() || self.has_work())
+    }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {
         let mut timeout = if self.has_work() {
@@ -173,9 +184,13 @@ impl Engine {
                 timeout = Some(Duration::ZERO);
             }
         }
-        let result = self.poll.poll(events, timeout);
+        let result = self.poll_for(events, timeout);
         self.doorbell.disarm();
-        match result {
+        result
+    }
+
+    fn poll_for(&mut self, events: &mut Events, timeout: Option<Duration>) -> Result<(), Error> {
+        match self.poll.poll(events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 Err(Error::System("wait for sockets", error))
             }
@@ -302,12 +317,9 @@ impl Engine {
         let id = endpoints.conn;
         let slot = self.recorder.capture.handle_open(endpoints, now);
         let mut stream = Stream::new(accepted.socket);
-        let interest = match self.proxy {
-            None => Interest::READABLE,
-            Some(_) => Interest::READABLE | Interest::WRITABLE,
-        };
+        let writes = self.proxy.is_some();
         let token = self.token(slot, Side::Peer);
-        if let Err(error) = stream.register(self.poll.registry(), token, interest) {
+        if let Err(error) = stream.register(self.poll.registry(), token, writes) {
             let reason = CloseReason::Error(describe(&error).into());
             self.recorder.capture.handle_close(slot, reason, now);
             self.rest_accepting(error);
@@ -379,11 +391,12 @@ impl Engine {
             Kind::Relayed(_) => return,
         };
         let buffer = self.recorder.capture.read_buffer(slot, Direction::In);
+        let room = buffer.len();
         match stream.read(buffer) {
             Read::Bytes(len) => {
-                // Read until there is nothing, as mio demands: a short read says little, for one ends
-                // before urgent data, and on a Unix socket behind every message with descriptors.
-                list(&mut self.ready, slot, conn);
+                if stream.may_have_more(len, room) {
+                    list(&mut self.ready, slot, conn);
+                }
                 conn.is_suspect = false;
                 if let Kind::Device(line) = &mut conn.kind {
                     line.has_spoken = true;

@@ -13,9 +13,14 @@
 //! nothing more from either side; what it has taken is read (and so recorded), passed on where there is
 //! somebody to take it, and then both sides are closed.
 
+#[cfg(test)]
+mod sim;
+#[cfg(test)]
+mod tests;
+
 use crate::record::{CloseReason, Direction};
 
-/// Who is at either end.
+/// Who is at either state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     /// Who connected.
@@ -93,7 +98,7 @@ pub enum Got<'a> {
 #[derive(Debug)]
 pub struct Relay {
     /// By [`Side`].
-    ends: [End; 2],
+    states: [State; 2],
     is_connected: bool,
     ending: Option<Ending>,
     /// Who is read first, so that one side's flood does not delay the other's answer.
@@ -102,13 +107,13 @@ pub struct Relay {
 
 /// What is known of a side.
 #[derive(Debug, Default)]
-struct End {
+struct State {
     /// It may have something to read.
     is_readable: bool,
     /// It took all that it was given last.
     is_writable: bool,
-    /// What it is still to take begins at `.1` of these bytes.
-    held: (Vec<u8>, usize),
+    /// What was read for it and it has not taken yet.
+    held: Held,
     /// It ended its direction.
     has_ended: bool,
     /// It knows that nothing more comes.
@@ -119,13 +124,29 @@ struct End {
     is_read_out: bool,
     /// It takes nothing any more.
     is_broken: bool,
+    /// A write to it failed, and with that its reset was told: a read tells it as an state.
+    has_failed: bool,
     /// Everything that was written to it is on its way.
     is_sent: bool,
 }
 
-impl End {
+/// Bytes on their way to a side.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: Vec<u8>,
+    /// So many of them were taken.
+    taken: usize,
+}
+
+impl Held {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.taken..]
+    }
+}
+
+impl State {
     fn holds(&self) -> bool {
-        self.held.1 < self.held.0.len()
+        !self.held.rest().is_empty()
     }
 
     fn takes(&self) -> bool {
@@ -134,7 +155,7 @@ impl End {
 
     fn break_off(&mut self) {
         self.is_broken = true;
-        self.held = (Vec::new(), 0);
+        self.held = Held::default();
     }
 }
 
@@ -142,7 +163,7 @@ impl End {
 #[derive(Clone, Debug)]
 struct Ending {
     reason: CloseReason,
-    /// Who is reset in the end.
+    /// Who is reset in the state.
     resets: [bool; 2],
 }
 
@@ -155,25 +176,25 @@ impl Default for Relay {
 impl Relay {
     /// A peer that has just connected; the target is still being dialled.
     pub fn new() -> Self {
-        let fresh = || End {
+        let fresh = || State {
             is_readable: true,
             is_writable: true,
-            ..End::default()
+            ..State::default()
         };
         Self {
-            ends: [fresh(), fresh()],
+            states: [fresh(), fresh()],
             is_connected: false,
             ending: None,
             first: Side::Peer,
         }
     }
 
-    fn end(&self, side: Side) -> &End {
-        &self.ends[side as usize]
+    fn state(&self, side: Side) -> &State {
+        &self.states[side as usize]
     }
 
-    fn end_mut(&mut self, side: Side) -> &mut End {
-        &mut self.ends[side as usize]
+    fn state_mut(&mut self, side: Side) -> &mut State {
+        &mut self.states[side as usize]
     }
 
     // --- what happened ---------------------------------------------------------------------------
@@ -191,39 +212,46 @@ impl Relay {
 
     /// The kernel says that this side may have something to read, or has ended.
     pub fn handle_readable(&mut self, side: Side) {
-        self.end_mut(side).is_readable = true;
+        self.state_mut(side).is_readable = true;
     }
 
     /// The kernel says that this side takes bytes.
     pub fn handle_writable(&mut self, side: Side) {
-        self.end_mut(side).is_writable = true;
+        self.state_mut(side).is_writable = true;
     }
 
     /// What [`Command::Pass`] or [`Command::Drain`] came to. Says whether it was the side's end, told
     /// for the first time.
+    #[must_use]
     pub fn handle_read(&mut self, side: Side, got: Got<'_>) -> bool {
         self.first = side.other();
         match got {
             Got::Bytes { rest, may_be_more } => {
-                self.end_mut(side).is_readable = may_be_more;
+                let state = self.state_mut(side);
+                // The kernel has no word for it that a deaf side is at its end: that takes one more
+                // read, which finds nothing.
+                state.is_readable = may_be_more || state.is_deaf;
                 if !rest.is_empty() {
-                    let other = self.end_mut(side.other());
+                    let other = self.state_mut(side.other());
                     debug_assert!(!other.holds());
                     other.is_writable = false;
-                    other.held = (rest.to_vec(), 0);
+                    other.held = Held {
+                        bytes: rest.to_vec(),
+                        taken: 0,
+                    };
                 }
             }
-            Got::Left => self.end_mut(side.other()).is_writable = false,
+            Got::Left => self.state_mut(side.other()).is_writable = false,
             Got::Nothing => {
-                let end = self.end_mut(side);
-                end.is_readable = false;
-                end.is_read_out |= end.is_deaf || end.is_broken;
+                let state = self.state_mut(side);
+                state.is_readable = false;
+                state.is_read_out |= state.is_deaf || state.is_broken;
             }
             Got::End => {
-                let end = self.end_mut(side);
-                end.is_readable = false;
-                end.is_read_out = true;
-                return !std::mem::replace(&mut end.has_ended, true);
+                let state = self.state_mut(side);
+                state.is_readable = false;
+                state.is_read_out = true;
+                return !state.has_failed && !std::mem::replace(&mut state.has_ended, true);
             }
             Got::Broken(reason) => self.handle_broken(side, reason),
         }
@@ -233,29 +261,31 @@ impl Relay {
     /// So much of what is [held](Relay::held) for this side was taken; where that is not all, it takes
     /// no more now.
     pub fn handle_flushed(&mut self, side: Side, len: usize) {
-        let end = self.end_mut(side);
-        end.held.1 += len;
-        if end.holds() {
-            end.is_writable = false;
+        let state = self.state_mut(side);
+        state.held.taken += len;
+        if state.holds() {
+            state.is_writable = false;
         } else {
             // Memory that is kept would add up over thousands of connections.
-            end.held = (Vec::new(), 0);
+            state.held = Held::default();
         }
     }
 
-    /// A write to this side failed: it takes nothing any more. What it has sent is still to be read.
+    /// A write to this side failed, or the kernel says that it has reset the connection: it takes nothing
+    /// any more. What it has sent is still to be read.
     pub fn handle_write_failed(&mut self, side: Side, reason: CloseReason) {
-        let end = self.end_mut(side);
-        end.break_off();
-        end.is_readable = true;
+        let state = self.state_mut(side);
+        state.break_off();
+        state.has_failed = true;
+        state.is_readable = true;
         self.finish(reason, resets_across(side));
     }
 
     /// The look of [`Command::AwaitSent`] found that it is so, or that the kernel will tell.
     pub fn handle_sent(&mut self, side: Side, is_sent: bool) {
-        let end = self.end_mut(side);
-        end.is_sent = is_sent;
-        end.is_writable = is_sent;
+        let state = self.state_mut(side);
+        state.is_sent = is_sent;
+        state.is_writable = is_sent;
     }
 
     /// The connection is to end, for this reason, with whatever the kernel has taken by now.
@@ -269,14 +299,17 @@ impl Relay {
 
     /// It has been ending for long enough: who has not taken everything by now is reset.
     pub fn handle_impatience(&mut self) {
+        if self.ending.is_none() {
+            return;
+        }
         for side in Side::BOTH {
-            let is_behind = self.end(side).holds() || !self.end(side.other()).is_read_out;
+            let is_behind = self.state(side).holds() || !self.state(side.other()).is_read_out;
             if let Some(ending) = self.ending.as_mut().filter(|_| is_behind) {
                 ending.resets[side as usize] = true;
             }
-            let end = self.end_mut(side);
-            end.break_off();
-            end.is_readable = true;
+            let state = self.state_mut(side);
+            state.break_off();
+            state.is_readable = true;
         }
     }
 
@@ -287,10 +320,10 @@ impl Relay {
 
     /// Nothing goes to this side and nothing comes from it.
     fn break_off(&mut self, side: Side) {
-        let end = self.end_mut(side);
-        end.break_off();
-        end.is_readable = false;
-        end.is_read_out = true;
+        let state = self.state_mut(side);
+        state.break_off();
+        state.is_readable = false;
+        state.is_read_out = true;
     }
 
     /// What ends it first is the reason; who is reset may grow.
@@ -309,7 +342,7 @@ impl Relay {
 
     /// What to do now, if anything. It is asked again once that was done and told.
     pub fn poll(&mut self) -> Option<Command> {
-        let flush = |&side: &Side| self.end(side).holds() && self.end(side).is_writable;
+        let flush = |&side: &Side| self.state(side).holds() && self.state(side).is_writable;
         if let Some(side) = Side::BOTH.into_iter().find(flush) {
             return Some(Command::Flush(side));
         }
@@ -321,13 +354,17 @@ impl Relay {
 
     fn poll_open(&mut self) -> Option<Command> {
         for side in Side::BOTH {
-            let is_due = self.end(side.other()).has_ended && !self.end(side).holds();
-            let end = self.end_mut(side);
-            if is_due && !std::mem::replace(&mut end.is_told, true) {
+            let is_due = self.state(side.other()).has_ended && !self.state(side).holds();
+            let state = self.state_mut(side);
+            if is_due && !std::mem::replace(&mut state.is_told, true) {
                 return Some(Command::End(side));
             }
         }
-        if self.ends.iter().all(|end| end.has_ended && end.is_told) {
+        if self
+            .states
+            .iter()
+            .all(|state| state.has_ended && state.is_told)
+        {
             let resets = [false, false];
             let reason = CloseReason::Eof;
             return Some(Command::Close { reason, resets });
@@ -337,8 +374,11 @@ impl Relay {
 
     fn poll_read(&mut self) -> Option<Command> {
         for side in [self.first, self.first.other()] {
+            let state = self.state(side);
             // One that has ended is read once more where the kernel tells of it: it may have been reset.
-            if self.end(side).is_readable && self.end(side.other()).takes() {
+            // Where both its ways are over, that word came late.
+            let is_gone = state.is_read_out && state.is_broken;
+            if state.is_readable && !is_gone && self.state(side.other()).takes() {
                 return Some(Command::Pass(side));
             }
         }
@@ -347,31 +387,31 @@ impl Relay {
 
     fn poll_ending(&mut self) -> Option<Command> {
         for side in Side::BOTH {
-            let end = self.end_mut(side);
-            if !end.is_read_out && !std::mem::replace(&mut end.is_deaf, true) {
+            let state = self.state_mut(side);
+            if !state.is_read_out && !std::mem::replace(&mut state.is_deaf, true) {
                 // A look at what the kernel has by now.
-                end.is_readable = true;
+                state.is_readable = true;
                 return Some(Command::Deafen(side));
             }
         }
         for side in Side::BOTH {
-            let end = self.end(side);
-            if end.is_readable && !end.is_read_out && self.end(side.other()).is_broken {
+            let state = self.state(side);
+            if state.is_readable && !state.is_read_out && self.state(side.other()).is_broken {
                 return Some(Command::Drain(side));
             }
         }
         if let Some(pass) = self.poll_read() {
             return Some(pass);
         }
-        let is_done = |end: &End| end.is_read_out && (end.is_broken || !end.holds());
-        if !self.ends.iter().all(is_done) {
+        let is_done = |state: &State| state.is_read_out && (state.is_broken || !state.holds());
+        if !self.states.iter().all(is_done) {
             return None;
         }
         let resets = self.ending.as_ref()?.resets;
         for side in Side::BOTH {
-            let end = self.end(side);
-            if resets[side as usize] && !end.is_broken && !end.is_sent {
-                return end.is_writable.then_some(Command::AwaitSent(side));
+            let state = self.state(side);
+            if resets[side as usize] && !state.is_broken && !state.is_sent {
+                return state.is_writable.then_some(Command::AwaitSent(side));
             }
         }
         let Ending { reason, resets } = self.ending.clone()?;
@@ -382,13 +422,15 @@ impl Relay {
 
     /// What this side is still to take.
     pub fn held(&self, side: Side) -> &[u8] {
-        let (bytes, at) = &self.end(side).held;
-        &bytes[*at..]
+        self.state(side).held.rest()
     }
 
     /// Bytes of memory that both sides' held bytes take.
     pub fn held_cost(&self) -> usize {
-        self.ends.iter().map(|end| end.held.0.capacity()).sum()
+        self.states
+            .iter()
+            .map(|state| state.held.bytes.capacity())
+            .sum()
     }
 
     /// Whether something has ended it, and it is not closed yet.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem;
 
-use mio::{Interest, Token};
+use mio::Token;
 
 use super::{FIRST_LINK, Playback};
 use crate::capture::Slot;
@@ -76,8 +76,7 @@ impl Playback<'_> {
         let entry = self.links.vacant_entry();
         let nth = entry.key();
         let token = Token(FIRST_LINK + nth);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = stream.reregister(self.wakers.poll.registry(), token, interest) {
+        if let Err(error) = stream.reregister(self.wakers.poll.registry(), token, true) {
             let now_us = self.now_us();
             return (self.player).handle_refused(session, &describe(&error), now_us);
         }
