@@ -1,5 +1,6 @@
 //! wiretape captures what arrives on a TCP port: every byte, with its time, its connection and its
-//! peer, to standard output, files and NDJSON; and it sends captured sessions again, to another server.
+//! peer, to standard output, files and NDJSON. It listens, dials devices that listen, or sits between
+//! clients and a server; and it sends captured sessions again, to another server.
 //!
 //! This is the map of the program. The library exists for its binary and its tests; no promise is
 //! made about its interface. What is promised is the command line (`man wiretape`) and the capture
@@ -10,6 +11,7 @@
 //! ```text
 //! capture: socket → engine reads into a Batch → capture core writes the record heads → router
 //!                 → queue of each output → its worker: encoder → file, standard output
+//! proxy:   the same, and from the Batch the bytes are written on at once: socket → Batch → other socket
 //! replay:  file, standard input → decoder → sessions → steps in Blocks → player → engine → socket
 //!                 (and what comes back goes the way of a capture)
 //! ```
@@ -22,6 +24,8 @@
 //! | *run* | one life of the program, from its `start` record to its `end` |
 //! | *connection* | one TCP or Unix stream connection; [`record::ConnId`] names it within its run |
 //! | *peer*, *local* | the other end of a connection, and this end |
+//! | *target* | the server that is dialled: by a proxy for each peer, by a replay for each session |
+//! | *device* | a peer that was dialled because it does not dial itself |
 //! | *chunk* | the bytes that one read returned |
 //! | *record* | one stored event: [`record::Record`] |
 //! | *frame*, *framing* | how a connection's bytes become `data` records: [`record::Framing`] |
@@ -35,9 +39,10 @@
 //! | *session* | a recorded connection that is played; *origin*, where it comes from |
 //! | *step* | something that a session does, at its *position* in what is played |
 //! | *block* | a stretch of steps, and the bytes they send: [`replay::Block`] |
-//! | *target* | the server that a replay connects to |
 //! | *replies* | what came back in the recording; *answers*, what comes back now |
-//! | *retire* | to have the kernel take nothing more from a peer, read what it has taken, and close |
+//! | *relay* | what passes between a peer and its target; *held*, what one side has sent and the other not taken |
+//! | *deafen* | to have the kernel take nothing more from a peer: it acknowledges no more data |
+//! | *retire* | to deafen a peer, read what the kernel has taken, and close |
 //! | *drain* | retiring every connection, those in the accept queue included, when the run is to end |
 //! | *notice* | something to be said to a person: [`notice::Notice`] |
 //!
@@ -67,7 +72,8 @@
 //!   batches of one [`record::batch::BatchPool`]. Where it has none to give, nothing is read, accepted
 //!   or closed, and TCP holds the senders.
 //! * **A batch leaves when it is full or an output is idle**, so that a lone byte is out at once and
-//!   a flood is written in large pieces. A small batch moves into memory of its own size first.
+//!   a flood is written in large pieces; while there is always something to read, it waits a moment for
+//!   company. A small batch moves into memory of its own size first.
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
 //!   until a read or an accept has found nothing more.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
@@ -83,9 +89,12 @@
 //! * **What counts as played was taken**: a session ends its sending only once the kernel has everything
 //!   on its way, and is done when both sides have ended and the last acknowledgement has come
 //!   (`engine/stream.rs`), or the target stays silent behind that.
-//! * **What was acknowledged is recorded.** Who is to be closed is retired first: a filter that drops
-//!   every packet makes what a peer has had acknowledged a finite thing; it is read to its end, and
-//!   the FIN behind it tells the peer how much that was (`engine/stream.rs`).
+//! * **What was acknowledged is recorded.** Who is to be closed is deafened first: a filter that drops
+//!   every packet with data makes what a peer has had acknowledged a finite thing; it is read to its end,
+//!   and the FIN behind it tells the peer how much that was (`engine/stream.rs`).
+//! * **A proxy is no wider than TCP.** A side is read only while the other takes what comes, so that each
+//!   holds up the other as if nobody sat between; beyond one read a direction, and a bound over all,
+//!   nothing is held: it is left in the kernel (`relay`, `engine/proxy.rs`).
 
 #![forbid(unsafe_code)]
 

@@ -9,7 +9,7 @@ use socket2::{SockRef, TcpKeepalive};
 const PROBES: u32 = 4;
 
 /// How long a connection may be silent before the peer is asked whether it is still there; `None`
-/// where it is never asked. It is then asked [`PROBES`] times, a quarter of that time apart.
+/// where it is never asked. It is then asked four times, a quarter of that time apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive(pub Option<Duration>);
 

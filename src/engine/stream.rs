@@ -272,9 +272,11 @@ impl Stream {
     /// Sends the first of `pieces`, and says how many bytes.
     pub(super) fn write(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         loop {
-            let result = match &mut self.socket {
-                Socket::Tcp(tcp) => tcp.write_vectored(pieces),
-                Socket::Unix(unix) => unix.write_vectored(pieces),
+            let result = match (&mut self.socket, pieces) {
+                // The kernel has less to do for one piece.
+                (Socket::Tcp(tcp), [piece]) => tcp.write(piece),
+                (Socket::Tcp(tcp), _) => tcp.write_vectored(pieces),
+                (Socket::Unix(unix), _) => unix.write_vectored(pieces),
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
