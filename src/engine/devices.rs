@@ -223,7 +223,7 @@ impl Engine {
         while self.dialler.has_decided() && self.recorder.make_room(None) {
             match self.dialler.poll() {
                 Some((Caller::Device(nth), outcome)) => self.handle_device(nth, outcome),
-                Some((Caller::Peer(slot), outcome)) => self.handle_target(slot, outcome),
+                Some((Caller::Peer(slot, id), outcome)) => self.handle_target(slot, id, outcome),
                 None => break,
             }
         }

@@ -177,10 +177,9 @@ impl Relayed {
         }
     }
 
-    /// It is to end, with what the kernel has taken by now. Gives the dial that is not needed any more.
-    pub(super) fn retire(&mut self, reason: CloseReason) -> Option<DialId> {
+    /// It is to end, with what the kernel has taken by now.
+    pub(super) fn retire(&mut self, reason: CloseReason) {
         self.relay.handle_retire(reason);
-        self.dial.take()
     }
 
     /// Reads from one side and writes what comes to the other, if it `passes`. Says what that came to
@@ -291,22 +290,27 @@ fn broken(side: Side, error: &io::Error) -> CloseReason {
 
 impl Engine {
     /// Begins to connect to the target, for the peer at `slot`.
-    pub(super) fn dial_target(&mut self, slot: Slot) {
+    pub(super) fn dial_target(&mut self, slot: Slot, id: ConnId) {
         let now_us = self.clock.now().elapsed_us;
         let (Some(proxy), Some(relayed)) = (&self.proxy, relayed(&mut self.conns, slot)) else {
             return;
         };
-        let dial = (self.dialler).dial(Caller::Peer(slot), &proxy.target, now_us);
-        relayed.dial = Some(dial);
+        let caller = Caller::Peer(slot, id);
+        relayed.dial = Some((self.dialler).dial(caller, &proxy.target, now_us));
     }
 
     /// What dialling the target for the peer at `slot` has come to.
-    pub(super) fn handle_target(&mut self, slot: Slot, outcome: dial::Outcome) {
+    pub(super) fn handle_target(&mut self, slot: Slot, id: ConnId, outcome: dial::Outcome) {
         let token = self.token(slot, Side::Target);
-        let (Some(proxy), Some(relayed)) = (&mut self.proxy, relayed(&mut self.conns, slot)) else {
+        // The peer may have gone since that was decided, and another be in its place.
+        let conn = self.conns.get_mut(slot.0).and_then(Option::as_mut);
+        let kind = conn.filter(|conn| conn.id == id).map(|conn| &mut conn.kind);
+        let (Some(proxy), Some(Kind::Relayed(relayed))) = (&mut self.proxy, kind) else {
             return;
         };
-        relayed.dial = None;
+        if relayed.dial.take().is_none() || relayed.relay.is_ending() {
+            return;
+        }
         let why = match outcome {
             dial::Outcome::Connected(mut connected) => {
                 match (connected.stream).reregister(self.poll.registry(), token, true) {
@@ -349,6 +353,11 @@ impl Engine {
             let Some(relayed) = relayed(&mut self.conns, slot) else {
                 return;
             };
+            if relayed.relay.is_ending() {
+                if let Some(dial) = relayed.dial.take() {
+                    self.dialler.cancel(dial);
+                }
+            }
             let before = relayed.relay.held_cost();
             match relayed.relay.poll() {
                 None => break,
@@ -448,10 +457,7 @@ impl Engine {
             return;
         };
         if std::mem::take(&mut conn.is_suspect) && !has_moved {
-            let dial = relayed.retire(CloseReason::IdleTimeout);
-            if let Some(dial) = dial {
-                self.dialler.cancel(dial);
-            }
+            relayed.retire(CloseReason::IdleTimeout);
             return self.list(slot);
         }
         let is_running = self.recorder.capture.shutdown.phase() == Phase::Running;

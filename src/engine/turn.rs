@@ -65,8 +65,8 @@ pub(super) enum Kind {
 pub(super) enum Caller {
     /// The device with this number.
     Device(usize),
-    /// The peer at this slot.
-    Peer(Slot),
+    /// The peer at this slot, with this number.
+    Peer(Slot, ConnId),
 }
 
 /// Whom a run dials, and what for.
@@ -333,7 +333,7 @@ impl Engine {
         if self.recorder.capture.shutdown.phase() != Phase::Running {
             self.retire(slot, CloseReason::Shutdown);
         } else if self.proxy.is_some() {
-            self.dial_target(slot);
+            self.dial_target(slot, id);
         }
     }
 
@@ -453,11 +453,7 @@ impl Engine {
         match &mut conn.kind {
             Kind::Source(stream) => stream.retire(reason),
             Kind::Device(line) => line.stream.retire(reason),
-            Kind::Relayed(relayed) => {
-                if let Some(dial) = relayed.retire(reason) {
-                    self.dialler.cancel(dial);
-                }
-            }
+            Kind::Relayed(relayed) => relayed.retire(reason),
         }
         self.list(slot);
     }

@@ -206,7 +206,6 @@ impl Relay {
 
     /// The target cannot be connected to.
     pub fn handle_unreachable(&mut self, reason: CloseReason) {
-        self.break_off(Side::Target);
         self.finish(reason, [true, false]);
     }
 
@@ -290,11 +289,9 @@ impl Relay {
 
     /// The connection is to end, for this reason, with whatever the kernel has taken by now.
     pub fn handle_retire(&mut self, reason: CloseReason) {
-        if !self.is_connected {
-            self.break_off(Side::Target);
-            return self.finish(reason, [true, false]);
-        }
-        self.finish(reason, [false, false]);
+        // A peer without a target is not let go as if it had been served.
+        let is_unserved = !self.is_connected;
+        self.finish(reason, [is_unserved, false]);
     }
 
     /// It has been ending for long enough: who has not taken everything by now is reset.
@@ -328,6 +325,10 @@ impl Relay {
 
     /// What ends it first is the reason; who is reset may grow.
     fn finish(&mut self, reason: CloseReason, resets: [bool; 2]) {
+        if !self.is_connected {
+            // It is not needed any more.
+            self.break_off(Side::Target);
+        }
         match &mut self.ending {
             None => self.ending = Some(Ending { reason, resets }),
             Some(ending) => {

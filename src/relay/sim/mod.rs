@@ -23,7 +23,7 @@ const SEEDS: u64 = 20_000;
 const IDLE: u32 = 12;
 
 /// Where the seeds are to come: a simulation that never comes to the interesting places proves nothing.
-const PLACES: [&str; 35] = [
+const PLACES: [&str; 36] = [
     "after a half-close, bytes go the other way",
     "an ended side is reset",
     "both are reset",
@@ -57,6 +57,7 @@ const PLACES: [&str; 35] = [
     "retired: before it was connected",
     "retired: for the second time",
     "retired: while bytes are held",
+    "reset: before it was connected",
     "sent: not yet",
     "unreachable: bytes were taken",
 ];
@@ -341,11 +342,29 @@ impl World {
             self.see("late: a word about a side that is gone");
         }
         self.idle = 0;
+        if self.end(side).has_error && self.random.bool() {
+            self.hear_of_reset(side);
+        }
         if is_writing {
             self.relay.handle_writable(side);
         } else {
             self.relay.handle_readable(side);
         }
+    }
+}
+
+impl World {
+    /// With its word the kernel says that the side has reset, which takes the error away.
+    fn hear_of_reset(&mut self, side: Side) {
+        self.end(side).has_error = false;
+        self.end(side).has_failed = true;
+        if self.is_connected.is_none() {
+            self.see("reset: before it was connected");
+            self.is_connected = Some(false);
+        }
+        let reason = CloseReason::Error(format!("a word about {side:?}").into());
+        self.relay.handle_write_failed(side, reason.clone());
+        self.finish(reason, &[side.other()]);
     }
 }
 
