@@ -372,6 +372,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_cause_is_said_when_it_changes() {
+        let mut cause = Cause::default();
+        assert!(!cause.is_over());
+        assert!(cause.is_news("refused") && !cause.is_news("refused"));
+        assert!(cause.is_news("timed out") && cause.is_news("refused"));
+        assert!(cause.is_over() && !cause.is_over());
+        assert!(cause.is_news("refused"));
+    }
+
+    #[test]
     fn a_trouble_that_lasts_is_said_every_few_seconds() {
         let mut patience = Patience::default();
         assert!(!patience.is_over());

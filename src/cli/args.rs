@@ -91,7 +91,7 @@ pub struct AcceptArgs {
 /// How connections are made.
 #[derive(Debug, clap::Args)]
 pub struct DialArgs {
-    /// How long to try the addresses of a name before that has failed
+    /// How long to look a name up and try its addresses before that has failed
     #[arg(long, value_parser = duration, default_value = "10s", value_name = "DURATION", help_heading = CONNECTIONS)]
     pub connect_timeout: Duration,
 }
@@ -109,8 +109,8 @@ pub struct LimitArgs {
 
     /// Ask a peer that is silent for this long whether it is still there (TCP keepalive); 0 never does
     ///
-    /// It is asked four times, a quarter of that time apart; one that does not answer is gone after
-    /// twice this time.
+    /// It is asked four times, a quarter of that time apart, but a second at least. One that does not
+    /// answer is gone then.
     #[arg(long, value_parser = keepalive, default_value = "60s", value_name = "DURATION", help_heading = CONNECTIONS)]
     pub keepalive: Keepalive,
 }
@@ -250,9 +250,9 @@ const AFTER_PROXY: &str = "\
 The client is the peer: \"dir\":\"in\" is what it sends, \"dir\":\"out\" what the server answers. Ends and \
 resets are passed on as what they are. Where the server does not answer, the client is reset.
 
-The conversation comes first: an output that stands still for a second misses records, which are counted \
-and said to be missing; one that is only slow is waited for. With --on-stall block the conversation waits \
-whenever the buffer is full; with --on-stall drop it never waits.
+The conversation comes first: when the buffer is full, an output that has stood still for a second misses \
+records, which are counted and said to be missing; one that is only slow is waited for. With --on-stall \
+block the conversation waits whenever the buffer is full; with --on-stall drop it never waits.
 
 Sizes are written 4096, 64KiB or 1MB; durations 500ms, 5s or 1h 30m.
 
@@ -420,7 +420,7 @@ pub struct OutputArgs {
     #[arg(long, value_parser = size, default_value = "64KiB", value_name = "SIZE")]
     pub frame_max: ByteSize,
 
-    /// Memory between sockets and outputs; when it is full, the senders wait
+    /// Memory between sockets and outputs; when it is full, the senders wait (but see --on-stall)
     ///
     /// In a replay it is for what is read ahead; with an output, half is for what comes back.
     #[arg(long, value_parser = size, default_value = "64MiB", value_name = "SIZE")]
@@ -460,11 +460,11 @@ pub struct OutputArgs {
     #[arg(long, value_parser = sync, default_value = "seal", value_name = "WHEN", help_heading = FILES)]
     pub sync: SyncPolicy,
 
-    /// What an output does that cannot keep up [default: block]
+    /// What an output does that cannot keep up [default: block, but in proxy as told there]
     ///
     /// `block`: it is waited for; when the buffer is full, the senders wait. `drop`: it misses
     /// records, which are counted and said to be missing; the exit status is 3. Without this option a
-    /// terminal beside other outputs drops.
+    /// terminal beside other outputs drops, and in `proxy` an output that stands still for a second.
     #[arg(long, value_enum, value_name = "POLICY")]
     pub on_stall: Option<Stall>,
 
@@ -561,7 +561,7 @@ fn keepalive(text: &str) -> Result<Keepalive, String> {
     match time {
         Duration::ZERO => Ok(Keepalive(None)),
         _ if Keepalive::RANGE_SECS.contains(&time.as_secs()) => Ok(Keepalive(Some(time))),
-        _ => Err("it is 0, or from 1s to 9h".to_owned()),
+        _ => Err("it is 0, or from 1s to 32767s".to_owned()),
     }
 }
 

@@ -18,7 +18,7 @@ use super::outputs::{output_options, outputs};
 use crate::capture;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, Recording, devices, dial, limits, proxy, replay};
+use crate::engine::{Config, Patience, Recording, devices, dial, limits, proxy, replay};
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
@@ -41,7 +41,7 @@ pub(super) fn usage<T>(message: impl Into<String>) -> Result<T, UsageError> {
     Err(UsageError(message.into()))
 }
 
-/// How long outputs that may all miss records are waited for while they stand still.
+/// How long outputs that may miss records are waited for while they stand still.
 const STALL: Duration = Duration::from_secs(1);
 
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
@@ -120,11 +120,19 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
     limit(&mut recording, &args.limits);
     // The conversation comes first, for it is somebody else's: an output may miss records. But what is
     // only slow is waited for, unless that was asked for in as many words.
-    if args.output.on_stall.is_none() {
-        recording.output_options.on_stall = OnStall::Drop;
-    } else {
-        recording.patience = Duration::ZERO;
-    }
+    recording.patience = match args.output.on_stall {
+        None => {
+            recording.output_options.on_stall = OnStall::Drop;
+            Patience {
+                is_for_each: true,
+                ..recording.patience
+            }
+        }
+        Some(_) => Patience {
+            time: Duration::ZERO,
+            is_for_each: false,
+        },
+    };
     Ok(proxy::Config {
         listen: args.address.clone(),
         target,
@@ -295,7 +303,10 @@ fn recording(
             carry_limit,
         },
         buffer: buffer.saturating_sub(carry_limit),
-        patience: STALL,
+        patience: Patience {
+            time: STALL,
+            is_for_each: false,
+        },
     })
 }
 

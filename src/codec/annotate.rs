@@ -62,7 +62,7 @@ impl Annotator {
                 local,
                 target: Some(target),
                 ..
-            } => format!("connected to {local}, target {target}"),
+            } => format!("connected at {local}, target {target}"),
             Event::Close { close, .. } => {
                 let reason = match &close.reason {
                     CloseReason::Eof => "eof",

@@ -18,14 +18,14 @@ pub struct Race {
 }
 
 impl Race {
-    /// Between so many addresses, until `timeout_us` has passed.
-    pub fn new(addresses: usize, timeout_us: u64, now_us: u64) -> Self {
+    /// Between so many addresses, until then.
+    pub fn new(addresses: usize, until_us: u64, now_us: u64) -> Self {
         Self {
             addresses,
             begun: 0,
             under_way: 0,
             next_us: now_us,
-            until_us: now_us.saturating_add(timeout_us),
+            until_us,
         }
     }
 

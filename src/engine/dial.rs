@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,6 +109,8 @@ pub(super) struct Dialler<K> {
     options: Options,
     registry: Registry,
     resolver: Resolver,
+    /// Where this process listens itself: nobody is connected to there.
+    own: Vec<SocketAddr>,
     /// Names that were resolved once and for all.
     pinned: HashMap<Address, Vec<Destination>>,
     /// Which address of a name answered last: it is tried first.
@@ -125,6 +127,7 @@ struct Dial<K> {
     key: K,
     serial: u64,
     address: Address,
+    until_us: u64,
     stage: Stage,
     /// What the last attempt failed for.
     why: Option<String>,
@@ -132,8 +135,8 @@ struct Dial<K> {
 
 #[derive(Debug)]
 enum Stage {
-    /// The resolver is asked, and waited for until then.
-    Resolving { until_us: u64 },
+    /// The resolver is asked.
+    Resolving,
     Racing {
         race: Race,
         destinations: Vec<Destination>,
@@ -160,6 +163,7 @@ impl<K: Copy> Dialler<K> {
             options,
             registry: registry.try_clone()?,
             resolver: Resolver::new(Arc::clone(doorbell)),
+            own: Vec::new(),
             pinned: HashMap::new(),
             winners: HashMap::new(),
             dials: Slab::new(),
@@ -168,6 +172,11 @@ impl<K: Copy> Dialler<K> {
             deadlines: Deadlines::default(),
             decided: VecDeque::new(),
         })
+    }
+
+    /// Where this process listens itself. A proxy that connects to itself would do so without an end.
+    pub(super) fn avoid(&mut self, own: Vec<SocketAddr>) {
+        self.own = own;
     }
 
     /// From here on this name stands for these addresses.
@@ -183,7 +192,8 @@ impl<K: Copy> Dialler<K> {
             key,
             serial: self.serial,
             address: address.clone(),
-            stage: Stage::Resolving { until_us },
+            until_us,
+            stage: Stage::Resolving,
             why: None,
         });
         let dial = DialId {
@@ -256,7 +266,7 @@ impl<K: Copy> Dialler<K> {
     pub(super) fn handle_time(&mut self, now_us: u64) {
         while let Some((address, found)) = self.resolver.poll() {
             let waiting: Vec<usize> = (self.dials.iter())
-                .filter(|(_, dial)| matches!(dial.stage, Stage::Resolving { .. }))
+                .filter(|(_, dial)| matches!(dial.stage, Stage::Resolving))
                 .filter(|(_, dial)| dial.address == address)
                 .map(|(nth, _)| nth)
                 .collect();
@@ -275,7 +285,7 @@ impl<K: Copy> Dialler<K> {
             let due = self.deadlines.expired(now_us, |id| {
                 let dial = dials.get(id.nth).filter(|dial| dial.serial == id.serial)?;
                 Some(match &dial.stage {
-                    Stage::Resolving { until_us } => *until_us,
+                    Stage::Resolving => dial.until_us,
                     Stage::Racing { race, .. } => race.due_us(),
                 })
             });
@@ -283,7 +293,7 @@ impl<K: Copy> Dialler<K> {
                 return;
             };
             match self.dials[nth].stage {
-                Stage::Resolving { .. } => {
+                Stage::Resolving => {
                     let why = format!("cannot resolve {}: timed out", self.dials[nth].address);
                     self.fail(nth, why);
                 }
@@ -315,7 +325,7 @@ impl<K: Copy> Dialler<K> {
             // Stable: all others keep their order.
             destinations.sort_by_key(|destination| destination != winner);
         }
-        let race = Race::new(destinations.len(), micros(self.options.timeout), now_us);
+        let race = Race::new(destinations.len(), dial.until_us, now_us);
         dial.stage = Stage::Racing {
             race,
             destinations,
@@ -340,7 +350,11 @@ impl<K: Copy> Dialler<K> {
                 break;
             };
             let is_last = attempts.is_empty() && chosen + 1 == destinations.len();
-            match connect(&destinations[chosen], &self.options).and_then(|socket| {
+            let connecting = match is_own(&self.own, &destinations[chosen]) {
+                false => connect(&destinations[chosen], &self.options),
+                true => Err(io::Error::other("this is wiretape itself")),
+            };
+            match connecting.and_then(|socket| {
                 let entry = self.attempts.vacant_entry();
                 let mut stream = Stream::new(socket);
                 let token = Token(FIRST_TOKEN + entry.key());
@@ -471,6 +485,31 @@ fn destinations(found: Vec<SocketAddr>) -> Vec<Destination> {
     let is_ipv6 = found.first().is_some_and(SocketAddr::is_ipv6);
     let order = alternate(found, |address| address.is_ipv6() == is_ipv6);
     order.into_iter().map(Destination::Tcp).collect()
+}
+
+/// Whether a connection to there would come to one of these listeners.
+fn is_own(own: &[SocketAddr], destination: &Destination) -> bool {
+    let Destination::Tcp(to) = destination else {
+        return false;
+    };
+    own.iter().any(|at| {
+        let is_same = at.ip().to_canonical() == to.ip().to_canonical();
+        at.port() == to.port() && (is_same || at.ip().is_unspecified() && is_this_machine(*to))
+    })
+}
+
+/// Whether an address is one of this machine's: then what goes there comes from there.
+fn is_this_machine(address: SocketAddr) -> bool {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    // Connecting a datagram socket sends nothing, but chooses the address that it would be sent from.
+    let from = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect(address)?;
+        socket.local_addr()
+    });
+    from.is_ok_and(|from| from.ip() == address.ip())
 }
 
 /// Begins to connect. The socket becomes writable when it is decided.

@@ -309,6 +309,14 @@ impl Listener {
         }
     }
 
+    /// Where it listens; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            ListenSocket::Tcp(tcp) => tcp.local_addr().ok(),
+            ListenSocket::Unix(_) => None,
+        }
+    }
+
     /// Lets nobody new in, while those who are in the queue can still be accepted. Closing it
     /// instead would reset them, and their bytes are acknowledged.
     pub(super) fn quiet(&mut self) {

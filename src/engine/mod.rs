@@ -77,10 +77,19 @@ pub struct Recording {
     pub capture: capture::Config,
     /// Bytes between sockets and outputs.
     pub buffer: usize,
-    /// How long the senders wait for outputs that may all miss records, and stand still. Those that only
-    /// are slow set the pace then, and none misses what all could have had; one that stands still for
-    /// longer has stalled. Without patience they wait for none.
-    pub patience: Duration,
+    /// How far the senders wait for outputs that may miss records.
+    pub patience: Patience,
+}
+
+/// How far the senders wait for outputs that may miss records and have no room. One that only is slow sets
+/// the pace then; one that stands still for longer than this has stalled, and misses what comes.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// How long an output may stand still. Zero: none is waited for.
+    pub time: Duration,
+    /// Whether each is waited for; else only where none has room, so that one misses nothing that all
+    /// could have had, and holds up no other.
+    pub is_for_each: bool,
 }
 
 /// How a run ended.

@@ -43,9 +43,13 @@ pub struct Config {
 /// what a side does not take now is left in the kernel.
 const HELD_MAX: usize = 16 * 1024 * 1024;
 
-/// How long a connection that is ending waits for a side to take what is left for it. When the run ends,
-/// that is half of the time there is for it, if that is less: what nobody takes is recorded all the same.
+/// How long a connection that is ending waits for a side that takes nothing of what is left for it. When
+/// the run ends, what is left is to be taken within that time, and within half of what there is for the
+/// end: what nobody takes is recorded all the same.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a connection that is ending waits at most, whatever its sides take.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Reads of a connection in a turn: one of each side.
 const READS_A_TURN: usize = 2;
@@ -93,10 +97,23 @@ pub(super) struct Proxy {
     cause: Cause,
     /// Bytes that all relays hold.
     held: usize,
-    /// Connections that are ending, and until when each may take.
-    endings: VecDeque<(u64, Slot, ConnId)>,
+    /// Connections that are ending, by the time at which they are to be looked at.
+    endings: VecDeque<Ending>,
     /// How long the end of the run may take.
     drain_us: u64,
+}
+
+/// A connection that is ending.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    /// When it has been waited for long enough, unless it moves.
+    until_us: u64,
+    /// … and even if it does.
+    latest_us: u64,
+    slot: Slot,
+    id: ConnId,
+    /// How far it had come.
+    moved: u64,
 }
 
 /// A peer and its target.
@@ -108,6 +125,8 @@ pub(super) struct Relayed {
     dial: Option<DialId>,
     /// Its end is waited for.
     is_ending: bool,
+    /// Bytes that were read from either side, and bytes that were held and taken.
+    moved: u64,
     /// Sides that are still to be looked into a last time; see [`Engine::look_once_more`].
     last_looks: Vec<Side>,
 }
@@ -127,14 +146,15 @@ impl Proxy {
     /// The run is to end.
     pub(super) fn handle_stop(&mut self, now_us: u64) {
         let latest_us = now_us + self.patience_us(false);
-        for (until_us, ..) in &mut self.endings {
-            *until_us = latest_us.min(*until_us);
+        for ending in &mut self.endings {
+            ending.latest_us = ending.latest_us.min(latest_us);
+            ending.until_us = ending.until_us.min(latest_us);
         }
     }
 
     /// When something is to be done.
     pub(super) fn deadline_us(&self) -> Option<u64> {
-        self.endings.front().map(|&(until_us, ..)| until_us)
+        self.endings.front().map(|ending| ending.until_us)
     }
 }
 
@@ -147,6 +167,7 @@ impl Relayed {
             target: None,
             dial: None,
             is_ending: false,
+            moved: 0,
             last_looks: Vec::new(),
         }
     }
@@ -230,6 +251,7 @@ impl Relayed {
             }
         };
         let is_end = self.relay.handle_read(side, got);
+        self.moved += len as u64;
         if let Some(error) = failed {
             let other = side.other();
             self.relay.handle_write_failed(other, broken(other, &error));
@@ -245,7 +267,10 @@ impl Relayed {
             (Side::Target, None) => return,
         };
         match stream.write(&[IoSlice::new(held)]) {
-            Ok(len) => self.relay.handle_flushed(side, len),
+            Ok(len) => {
+                self.moved += len as u64;
+                self.relay.handle_flushed(side, len);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.relay.handle_flushed(side, 0);
             }
@@ -464,8 +489,19 @@ impl Engine {
         if relayed.relay.is_ending() && !relayed.is_ending {
             relayed.is_ending = true;
             if let Some(proxy) = &mut self.proxy {
-                let until_us = self.clock.now().elapsed_us + proxy.patience_us(is_running);
-                proxy.endings.push_back((until_us, slot, conn.id));
+                let now_us = self.clock.now().elapsed_us;
+                let until_us = now_us + proxy.patience_us(is_running);
+                let latest_us = match is_running {
+                    true => now_us + micros(LONGEST_PATIENCE),
+                    false => until_us,
+                };
+                proxy.endings.push_back(Ending {
+                    until_us,
+                    latest_us,
+                    slot,
+                    id: conn.id,
+                    moved: relayed.moved,
+                });
             }
         }
     }
@@ -473,29 +509,29 @@ impl Engine {
     /// Connections that have been ending for long enough wait no more for a side to take what is left.
     pub(super) fn expire_endings(&mut self, now_us: u64) {
         while let Some(proxy) = &mut self.proxy {
-            let Some(&(until_us, slot, id)) = proxy.endings.front() else {
+            let Some(mut ending) =
+                (proxy.endings.front().copied()).filter(|ending| ending.until_us <= now_us)
+            else {
                 return;
             };
-            if until_us > now_us {
-                return;
-            }
             proxy.endings.pop_front();
-            if self.recorder.is_starved() {
-                // It is not the sides that are waited for.
-                let until_us = now_us + proxy.patience_us(true);
-                proxy.endings.push_back((until_us, slot, id));
-                return;
-            }
-            let conn = self.conns.get_mut(slot.0).and_then(Option::as_mut);
-            let Some(conn) = conn.filter(|conn| conn.id == id) else {
+            let conn = self.conns.get_mut(ending.slot.0).and_then(Option::as_mut);
+            let conn = conn.filter(|conn| conn.id == ending.id);
+            let Some(Kind::Relayed(relayed)) = conn.map(|conn| &mut conn.kind) else {
                 continue;
             };
-            if let Kind::Relayed(relayed) = &mut conn.kind {
-                let before = relayed.relay.held_cost();
-                relayed.relay.handle_impatience();
-                self.account(slot, before);
-                self.list(slot);
+            // Where the outputs hold all memory, it is not the sides that are waited for.
+            let may_move = relayed.moved > ending.moved || self.recorder.is_starved();
+            if may_move && now_us < ending.latest_us {
+                ending.moved = relayed.moved;
+                ending.until_us = (now_us + micros(PATIENCE)).min(ending.latest_us);
+                proxy.endings.push_back(ending);
+                continue;
             }
+            let before = relayed.relay.held_cost();
+            relayed.relay.handle_impatience();
+            self.account(ending.slot, before);
+            self.list(ending.slot);
         }
     }
 

@@ -1,7 +1,6 @@
 //! From the capture core to the outputs: every sealed batch goes to each of them.
 
-use std::time::Duration;
-
+use super::Patience;
 use crate::output::{Output, State};
 use crate::record::Timestamp;
 use crate::record::batch::{Batch, BatchPool};
@@ -13,10 +12,9 @@ pub(super) struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
     is_finishing: bool,
-    /// How long the senders wait for outputs that may all miss records, and stand still.
-    patience_us: u64,
-    /// Since when no output has room, or has worked anything off; and how much they had by then.
-    standing: Option<Standing>,
+    patience: Patience,
+    /// By output: since when it has had no room and worked nothing off, and how much it had by then.
+    standing: Vec<Option<Standing>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,36 +24,40 @@ struct Standing {
 }
 
 impl Router {
-    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, patience: Duration) -> Self {
+    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, patience: Patience) -> Self {
         Self {
             pool,
+            standing: vec![None; outputs.len()],
             outputs,
             is_finishing: false,
-            patience_us: micros(patience),
-            standing: None,
+            patience,
         }
     }
 
-    /// Until when the next batch is to wait, if it is: for outputs that all may miss it, none of which
-    /// has room. Where one has, the others miss it; where one may miss nothing, the pool bounds what
-    /// it holds.
+    /// Until when the next batch is to wait, if it is: for outputs that may miss it, have no room for it
+    /// and still work. Where an output may miss nothing, the pool bounds what it holds.
     pub(super) fn waits_until_us(&mut self, now_us: u64) -> Option<u64> {
         let charge = self.pool.batch_charge();
-        let mut running = self.outputs.iter().filter(|output| !output.has_ended());
-        if self.outputs.is_empty() || !running.all(|output| output.is_full(charge)) {
-            self.standing = None;
-            return None;
+        let mut latest_us = None;
+        let mut is_any_roomy = false;
+        for (output, standing) in self.outputs.iter().zip(&mut self.standing) {
+            if output.has_ended() {
+                *standing = None;
+            } else if !output.is_full(charge) {
+                is_any_roomy = true;
+                *standing = None;
+            } else {
+                let worked_off = output.worked_off();
+                let since = standing.filter(|standing| standing.worked_off == worked_off);
+                let since = standing.insert(since.unwrap_or(Standing {
+                    since_us: now_us,
+                    worked_off,
+                }));
+                latest_us = latest_us.max(Some(since.since_us + micros(self.patience.time)));
+            }
         }
-        let worked_off = self.outputs.iter().map(Output::worked_off).sum();
-        let standing = self
-            .standing
-            .filter(|standing| standing.worked_off == worked_off)
-            .unwrap_or(Standing {
-                since_us: now_us,
-                worked_off,
-            });
-        self.standing = Some(standing);
-        Some(standing.since_us + self.patience_us).filter(|&until_us| now_us < until_us)
+        let waits = !is_any_roomy || self.patience.is_for_each;
+        latest_us.filter(|&until_us| waits && now_us < until_us)
     }
 
     pub(super) fn send(&self, batch: Batch) {

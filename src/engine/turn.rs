@@ -116,8 +116,10 @@ impl Engine {
             doorbell,
         } = wakers;
         let dialler = Dialler::new(poll.registry(), calls.options, &doorbell);
+        let mut dialler = dialler.map_err(system("watch sockets"))?;
+        dialler.avoid(listeners.iter().filter_map(Listener::address).collect());
         Ok(Self {
-            dialler: dialler.map_err(system("watch sockets"))?,
+            dialler,
             poll,
             signals,
             doorbell,

@@ -253,7 +253,11 @@ fn check(written: &str, changed: &str, expected: &str) {
 
 #[test]
 fn books_that_do_not_agree_are_found() {
-    check("\"seq\":8,", "\"seq\":9,", "number 9 where 8 was to come");
+    check(
+        "\"elapsed_us\":3000,\"seq\":8,",
+        "\"elapsed_us\":3000,\"seq\":9,",
+        "number 9 where 8 was to come",
+    );
     check(
         "\"offset\":36,",
         "\"offset\":37,",

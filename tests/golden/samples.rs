@@ -71,7 +71,7 @@ fn minimal_sample_is_one_line_of_one_connection() {
 }
 
 /// Each stands in the full sample, or it is not full.
-const EVERYTHING: [&str; 25] = [
+const EVERYTHING: [&str; 31] = [
     r#""type":"start""#,
     r#""type":"open""#,
     r#""type":"data""#,
@@ -97,6 +97,12 @@ const EVERYTHING: [&str; 25] = [
     r#""reason":"stalled_output""#,
     r#""reason":"rotated""#,
     r#""out_crc32":"#,
+    r#""mode":"proxy","listen":["#,
+    r#""connect":["#,
+    r#""target":"#,
+    r#""reason":"target_reset""#,
+    r#""reason":"done""#,
+    r#""reason":"closed""#,
 ];
 
 #[test]
@@ -112,7 +118,7 @@ fn full_sample_holds_everything() {
         }
     }
     runs.dedup();
-    assert_eq!(runs.len(), 2);
+    assert_eq!(runs.len(), 4);
 }
 
 #[test]
@@ -132,6 +138,25 @@ fn binary_sample_holds_what_the_gateway_sent() {
         &device,
         &encode(&sample.records, Format::Raw),
     );
+}
+
+#[test]
+fn conversation_sample_is_what_a_proxy_captured() {
+    let sample = check("conversation.ndjson");
+    let (mut sent, mut opened) = ([0, 0], 0);
+    for record in &sample.records {
+        match &record.event {
+            Event::Data {
+                direction, payload, ..
+            } => sent[*direction as usize] += payload.len(),
+            Event::Open { target, .. } => {
+                assert!(target.is_some());
+                opened += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((opened, sent), (5, [244, 31]));
 }
 
 #[test]
