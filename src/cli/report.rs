@@ -167,7 +167,7 @@ impl Wording {
                 }
             ),
             Notice::Missing { output } => {
-                format!("{output} does not keep up: it misses records (--on-stall drop)")
+                format!("{output} does not keep up: it misses records (--on-stall)")
             }
             Notice::Missed {
                 output,
