@@ -191,13 +191,21 @@ impl Capture {
     pub fn handle_read(&mut self, slot: Slot, direction: Direction, len: usize, now: Timestamp) {
         let conn = &mut self.conns[slot.0];
         conn.active_us = now.elapsed_us;
-        if std::mem::take(&mut conn.is_suspect) {
+        if conn.is_suspect {
             // It had been quiet, as far as could be seen, and is not.
-            if let Some(due) = due_us(&self.config, conn) {
-                self.deadlines.insert(due, (slot, conn.endpoints.conn));
-            }
+            self.handle_alive(slot, now);
         }
         self.record(slot, direction, len, now);
+    }
+
+    /// The connection that seemed idle is not, though nothing came: its time begins anew.
+    pub fn handle_alive(&mut self, slot: Slot, now: Timestamp) {
+        let conn = &mut self.conns[slot.0];
+        conn.active_us = now.elapsed_us;
+        conn.is_suspect = false;
+        if let Some(due) = due_us(&self.config, conn) {
+            self.deadlines.insert(due, (slot, conn.endpoints.conn));
+        }
     }
 
     /// The first `len` bytes of [`Capture::read_buffer`], going out, are what this side has sent of its

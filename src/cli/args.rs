@@ -153,11 +153,11 @@ pub struct Connect {
     pub send: Option<PathBuf>,
 
     /// Send them again at this interval, as long as the connection lasts
-    #[arg(long, value_parser = duration, value_name = "DURATION", requires = "send")]
+    #[arg(long, value_parser = interval, value_name = "DURATION", requires = "send")]
     pub send_every: Option<Duration>,
 
     /// First delay before connecting again; it doubles up to 30s while nothing comes
-    #[arg(long, value_parser = duration, default_value = "1s", value_name = "DURATION")]
+    #[arg(long, value_parser = interval, default_value = "1s", value_name = "DURATION")]
     pub reconnect: Duration,
 
     /// Connect to each address once, and end when all are closed
@@ -544,6 +544,14 @@ fn duration(text: &str) -> Result<Duration, String> {
         Ok(Duration::ZERO) => Err("it must be longer than zero".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A duration after which something is done again.
+fn interval(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        short if short < Duration::from_millis(1) => Err("it is 1ms or longer".to_owned()),
+        duration => Ok(duration),
     }
 }
 

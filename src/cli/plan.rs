@@ -137,7 +137,10 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
         listen: args.address.clone(),
         target,
         keepalive: args.limits.keepalive,
-        dial: dial_options(&args.dial, &args.limits),
+        dial: dial::Options {
+            unsent_max: Some(proxy::UNSENT_MAX),
+            ..dial_options(&args.dial, &args.limits)
+        },
         recording,
     })
 }

@@ -16,6 +16,7 @@ use socket2::SockRef;
 
 use super::address::{Address, shown};
 use super::keepalive::Keepalive;
+use super::listen::{FileId, Listener, file_id};
 use super::resolve::Resolver;
 use super::stream::{Socket, Stream};
 use crate::dial::race::{Race, alternate};
@@ -110,7 +111,7 @@ pub(super) struct Dialler<K> {
     registry: Registry,
     resolver: Resolver,
     /// Where this process listens itself: nobody is connected to there.
-    own: Vec<SocketAddr>,
+    own: Own,
     /// Names that were resolved once and for all.
     pinned: HashMap<Address, Vec<Destination>>,
     /// Which address of a name answered last: it is tried first.
@@ -163,7 +164,7 @@ impl<K: Copy> Dialler<K> {
             options,
             registry: registry.try_clone()?,
             resolver: Resolver::new(Arc::clone(doorbell)),
-            own: Vec::new(),
+            own: Own::default(),
             pinned: HashMap::new(),
             winners: HashMap::new(),
             dials: Slab::new(),
@@ -175,8 +176,11 @@ impl<K: Copy> Dialler<K> {
     }
 
     /// Where this process listens itself. A proxy that connects to itself would do so without an end.
-    pub(super) fn avoid(&mut self, own: Vec<SocketAddr>) {
-        self.own = own;
+    pub(super) fn avoid(&mut self, listeners: &[Listener]) {
+        self.own = Own {
+            addresses: listeners.iter().filter_map(Listener::address).collect(),
+            files: listeners.iter().filter_map(Listener::file).collect(),
+        };
     }
 
     /// From here on this name stands for these addresses.
@@ -236,7 +240,7 @@ impl<K: Copy> Dialler<K> {
     pub(super) fn handle_event(&mut self, token: Token, now_us: u64) {
         let nth = token.0 - FIRST_TOKEN;
         // It may have gone since the kernel spoke.
-        let Some(attempt) = self.attempts.get(nth) else {
+        let Some(attempt) = self.attempts.get_mut(nth) else {
             return;
         };
         let connected = match attempt.stream.connected() {
@@ -350,7 +354,7 @@ impl<K: Copy> Dialler<K> {
                 break;
             };
             let is_last = attempts.is_empty() && chosen + 1 == destinations.len();
-            let connecting = match is_own(&self.own, &destinations[chosen]) {
+            let connecting = match self.own.has(&destinations[chosen]) {
                 false => connect(&destinations[chosen], &self.options),
                 true => Err(io::Error::other("this is wiretape itself")),
             };
@@ -487,15 +491,29 @@ fn destinations(found: Vec<SocketAddr>) -> Vec<Destination> {
     order.into_iter().map(Destination::Tcp).collect()
 }
 
-/// Whether a connection to there would come to one of these listeners.
-fn is_own(own: &[SocketAddr], destination: &Destination) -> bool {
-    let Destination::Tcp(to) = destination else {
-        return false;
-    };
-    own.iter().any(|at| {
-        let is_same = at.ip().to_canonical() == to.ip().to_canonical();
-        at.port() == to.port() && (is_same || at.ip().is_unspecified() && is_this_machine(*to))
-    })
+/// Where this process listens itself.
+#[derive(Debug, Default)]
+struct Own {
+    addresses: Vec<SocketAddr>,
+    files: Vec<FileId>,
+}
+
+impl Own {
+    /// Whether a connection to there would come to one of these listeners.
+    fn has(&self, destination: &Destination) -> bool {
+        let to = match destination {
+            Destination::Tcp(to) => to,
+            Destination::Unix(path) => {
+                return !self.files.is_empty()
+                    && file_id(path).is_some_and(|id| self.files.contains(&id));
+            }
+        };
+        self.addresses.iter().any(|at| {
+            let is_same = at.ip().to_canonical() == to.ip().to_canonical();
+            let is_any = at.ip().is_unspecified();
+            at.port() == to.port() && (is_same || is_any && is_this_machine(*to))
+        })
+    }
 }
 
 /// Whether an address is one of this machine's: then what goes there comes from there.
@@ -531,7 +549,11 @@ fn connect(destination: &Destination, options: &Options) -> io::Result<Socket> {
             }
             Ok(Socket::Tcp(tcp))
         }
-        Destination::Unix(path) => UnixStream::connect(path).map(Socket::Unix),
+        Destination::Unix(path) => {
+            let unix = UnixStream::connect(path)?;
+            let _ = SockRef::from(&unix).set_out_of_band_inline(true);
+            Ok(Socket::Unix(unix))
+        }
     }
 }
 

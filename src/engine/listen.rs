@@ -80,8 +80,8 @@ pub(super) struct BoundSocket {
 #[derive(Debug)]
 struct SocketFile {
     path: PathBuf,
-    /// Device and inode: another program may have put its own in that place.
-    id: Option<(u64, u64)>,
+    /// Another program may have put its own in that place.
+    id: Option<FileId>,
 }
 
 impl SocketFile {
@@ -102,7 +102,10 @@ impl Drop for SocketFile {
     }
 }
 
-fn file_id(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode.
+pub(super) type FileId = (u64, u64);
+
+pub(super) fn file_id(path: &Path) -> Option<FileId> {
     let metadata = fs::symlink_metadata(path).ok()?;
     Some((metadata.dev(), metadata.ino()))
 }
@@ -111,6 +114,7 @@ fn file_id(path: &Path) -> Option<(u64, u64)> {
 pub(super) fn bind(
     address: &Address,
     keepalive: Keepalive,
+    unsent_max: Option<u32>,
 ) -> Result<Vec<BoundSocket>, ListenError> {
     let error = |name: String, step| {
         move |error| ListenError {
@@ -131,8 +135,8 @@ pub(super) fn bind(
         let [dual_stack, ipv4] = addresses[..] else {
             unreachable!("every interface is the two wildcards");
         };
-        let result = match bind_tcp(dual_stack, keepalive) {
-            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4, keepalive),
+        let result = match bind_tcp(dual_stack, keepalive, unsent_max) {
+            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4, keepalive, unsent_max),
             result => result,
         };
         let bound = result.map_err(error(address.to_string(), Step::Bind))?;
@@ -144,7 +148,7 @@ pub(super) fn bind(
         if let (0, Some(first)) = (address.port(), sockets.first()) {
             address.set_port(first.port());
         }
-        let bound = bind_tcp(*address, keepalive);
+        let bound = bind_tcp(*address, keepalive, unsent_max);
         sockets.push(bound.map_err(error(address.to_string(), Step::Bind))?);
     }
     Ok(sockets)
@@ -157,7 +161,11 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     )
 }
 
-fn bind_tcp(address: SocketAddr, keepalive: Keepalive) -> io::Result<BoundSocket> {
+fn bind_tcp(
+    address: SocketAddr,
+    keepalive: Keepalive,
+    unsent_max: Option<u32>,
+) -> io::Result<BoundSocket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -172,6 +180,9 @@ fn bind_tcp(address: SocketAddr, keepalive: Keepalive) -> io::Result<BoundSocket
     keepalive.apply(&SockRef::from(&socket))?;
     // What goes to a peer goes at once.
     socket.set_tcp_nodelay(true)?;
+    if let Some(unsent_max) = unsent_max {
+        let _ = socket.set_tcp_notsent_lowat(unsent_max);
+    }
     // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
     socket.set_out_of_band_inline(true)?;
     socket.bind(&address.into())?;
@@ -296,6 +307,8 @@ impl Listener {
             }
             ListenSocket::Unix(unix) => {
                 let (stream, peer) = unix.accept()?;
+                // As above; here it is not inherited.
+                let _ = SockRef::from(&stream).set_out_of_band_inline(true);
                 // Clients of Unix sockets seldom have a name.
                 let peer = peer
                     .as_pathname()
@@ -307,6 +320,11 @@ impl Listener {
                 })
             }
         }
+    }
+
+    /// The file of a Unix socket, as the kernel knows it.
+    pub(super) fn file(&self) -> Option<FileId> {
+        self.file.as_ref()?.id
     }
 
     /// Where it listens; `None` for a Unix socket.

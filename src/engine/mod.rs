@@ -211,7 +211,7 @@ impl Wakers {
 pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let mut bound: Vec<BoundSocket> = Vec::new();
     for address in &config.listen {
-        bound.extend(listen::bind(address, config.keepalive).map_err(Error::Listen)?);
+        bound.extend(listen::bind(address, config.keepalive, None).map_err(Error::Listen)?);
     }
     let recording = &config.recording;
     let opened =

@@ -3,7 +3,6 @@
 //! What to do is the relay core's to say (`relay`); here it is done. Bytes are read into the batch that
 //! records them and written on from there, so that they wait for nothing and nobody.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::time::Duration;
 
@@ -14,12 +13,13 @@ use super::dial::{self, DialId};
 use super::keepalive::Keepalive;
 use super::recorder::Recorder;
 use super::stream::{Read, Stream};
-use super::turn::{Caller, Calls, Engine, Kind};
+use super::turn::{Caller, Calls, Conn, Engine, Kind};
 use super::{Error, Outcome, Recording, Wakers, listen_all, start_record};
 use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
 use crate::notice::{Cause, Notice, Notify, Then, describe};
 use crate::output;
+use crate::record::deadline::Deadlines;
 use crate::record::time::{Clock, micros};
 use crate::record::{CloseReason, ConnId};
 use crate::relay::{Command, Got, Relay, Side};
@@ -51,6 +51,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a connection that is ending waits at most, whatever its sides take.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
+/// A connection where a side waits for the other to take what it has sent is idle only after so many times
+/// `--idle-timeout`: that the other takes it slowly is seen in steps of [`UNSENT_MAX`] only.
+const STRIKES: u32 = 10;
+
+/// Bytes for a side that the kernel takes beyond what is on its way. It likes to take megabytes, which a
+/// connection that is to be closed would have to wait for, and which hide that a side is slow.
+pub const UNSENT_MAX: u32 = 128 * 1024;
+
 /// Reads of a connection in a turn: one of each side.
 const READS_A_TURN: usize = 2;
 
@@ -60,7 +68,8 @@ const READS_A_TURN: usize = 2;
 /// [`Error`]. Trouble with the target is none.
 pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let recording = &config.recording;
-    let bound = super::listen::bind(&config.listen, config.keepalive).map_err(Error::Listen)?;
+    let bound = super::listen::bind(&config.listen, config.keepalive, Some(UNSENT_MAX));
+    let bound = bound.map_err(Error::Listen)?;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
     let mut wakers = Wakers::new()?;
@@ -80,7 +89,7 @@ pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
             name: target,
             cause: Cause::default(),
             held: 0,
-            endings: VecDeque::new(),
+            endings: Deadlines::default(),
             drain_us: micros(recording.capture.drain),
         }),
     };
@@ -97,8 +106,8 @@ pub(super) struct Proxy {
     cause: Cause,
     /// Bytes that all relays hold.
     held: usize,
-    /// Connections that are ending, by the time at which they are to be looked at.
-    endings: VecDeque<Ending>,
+    /// Connections that are ending and may have been waited for long enough.
+    endings: Deadlines<(Slot, ConnId)>,
     /// How long the end of the run may take.
     drain_us: u64,
 }
@@ -110,8 +119,6 @@ struct Ending {
     until_us: u64,
     /// … and even if it does.
     latest_us: u64,
-    slot: Slot,
-    id: ConnId,
     /// How far it had come.
     moved: u64,
 }
@@ -123,8 +130,10 @@ pub(super) struct Relayed {
     peer: Stream,
     target: Option<Stream>,
     dial: Option<DialId>,
-    /// Its end is waited for.
-    is_ending: bool,
+    /// Its end, which is waited for.
+    ending: Option<Ending>,
+    /// How often it has seemed idle since something moved.
+    strikes: u32,
     /// Bytes that were read from either side, and bytes that were held and taken.
     moved: u64,
     /// Sides that are still to be looked into a last time; see [`Engine::look_once_more`].
@@ -143,18 +152,9 @@ impl Proxy {
         }
     }
 
-    /// The run is to end.
-    pub(super) fn handle_stop(&mut self, now_us: u64) {
-        let latest_us = now_us + self.patience_us(false);
-        for ending in &mut self.endings {
-            ending.latest_us = ending.latest_us.min(latest_us);
-            ending.until_us = ending.until_us.min(latest_us);
-        }
-    }
-
     /// When something is to be done.
     pub(super) fn deadline_us(&self) -> Option<u64> {
-        self.endings.front().map(|ending| ending.until_us)
+        self.endings.next()
     }
 }
 
@@ -166,7 +166,8 @@ impl Relayed {
             peer,
             target: None,
             dial: None,
-            is_ending: false,
+            ending: None,
+            strikes: 0,
             moved: 0,
             last_looks: Vec::new(),
         }
@@ -481,58 +482,99 @@ impl Engine {
         let Kind::Relayed(relayed) = &mut conn.kind else {
             return;
         };
+        if has_moved {
+            relayed.strikes = 0;
+        }
         if std::mem::take(&mut conn.is_suspect) && !has_moved {
+            relayed.strikes += 1;
+            if relayed.relay.is_held_up() && relayed.strikes < STRIKES {
+                let now = self.clock.now();
+                return self.recorder.capture.handle_alive(slot, now);
+            }
             relayed.retire(CloseReason::IdleTimeout);
             return self.list(slot);
         }
+        if relayed.relay.is_ending() && relayed.ending.is_none() {
+            self.await_end(slot);
+        }
+    }
+
+    /// A connection is ending: from here on it is waited for.
+    fn await_end(&mut self, slot: Slot) {
         let is_running = self.recorder.capture.shutdown.phase() == Phase::Running;
-        if relayed.relay.is_ending() && !relayed.is_ending {
-            relayed.is_ending = true;
-            if let Some(proxy) = &mut self.proxy {
-                let now_us = self.clock.now().elapsed_us;
-                let until_us = now_us + proxy.patience_us(is_running);
-                let latest_us = match is_running {
-                    true => now_us + micros(LONGEST_PATIENCE),
-                    false => until_us,
-                };
-                proxy.endings.push_back(Ending {
+        let now_us = self.clock.now().elapsed_us;
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
+            return;
+        };
+        if let (Some(proxy), Kind::Relayed(relayed)) = (&mut self.proxy, &mut conn.kind) {
+            let until_us = now_us + proxy.patience_us(is_running);
+            let latest_us = match is_running {
+                true => now_us + micros(LONGEST_PATIENCE),
+                false => until_us,
+            };
+            let before_us = relayed.ending.map_or(u64::MAX, |ending| ending.until_us);
+            if until_us < before_us {
+                relayed.ending = Some(Ending {
                     until_us,
                     latest_us,
-                    slot,
-                    id: conn.id,
                     moved: relayed.moved,
                 });
+                proxy.endings.insert(until_us, (slot, conn.id));
+            }
+        }
+    }
+
+    /// The run is to end, and with it the patience for connections that were ending.
+    pub(super) fn hurry_endings(&mut self) {
+        for slot in 0..self.conns.len() {
+            let slot = Slot(slot);
+            if relayed(&mut self.conns, slot).is_some_and(|relayed| relayed.ending.is_some()) {
+                self.await_end(slot);
             }
         }
     }
 
     /// Connections that have been ending for long enough wait no more for a side to take what is left.
     pub(super) fn expire_endings(&mut self, now_us: u64) {
-        while let Some(proxy) = &mut self.proxy {
-            let Some(mut ending) =
-                (proxy.endings.front().copied()).filter(|ending| ending.until_us <= now_us)
-            else {
-                return;
-            };
-            proxy.endings.pop_front();
-            let conn = self.conns.get_mut(ending.slot.0).and_then(Option::as_mut);
-            let conn = conn.filter(|conn| conn.id == ending.id);
-            let Some(Kind::Relayed(relayed)) = conn.map(|conn| &mut conn.kind) else {
-                continue;
-            };
+        let Some(proxy) = &mut self.proxy else {
+            return;
+        };
+        let mut expired = Vec::new();
+        let conns = &self.conns;
+        while let Some((slot, _)) = proxy.endings.expired(now_us, |(slot, id)| {
+            let conn = conns.get(slot.0)?.as_ref().filter(|conn| conn.id == id)?;
+            match &conn.kind {
+                Kind::Relayed(relayed) => Some(relayed.ending?.until_us),
+                Kind::Source(_) | Kind::Device(_) => None,
+            }
+        }) {
+            expired.push(slot);
+        }
+        for slot in expired {
+            self.expire_ending(slot, now_us);
+        }
+    }
+
+    fn expire_ending(&mut self, slot: Slot, now_us: u64) {
+        let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
+            return;
+        };
+        let (Some(proxy), Kind::Relayed(relayed)) = (&mut self.proxy, &mut conn.kind) else {
+            return;
+        };
+        if let Some(ending) = &mut relayed.ending {
             // Where the outputs hold all memory, it is not the sides that are waited for.
             let may_move = relayed.moved > ending.moved || self.recorder.is_starved();
             if may_move && now_us < ending.latest_us {
                 ending.moved = relayed.moved;
                 ending.until_us = (now_us + micros(PATIENCE)).min(ending.latest_us);
-                proxy.endings.push_back(ending);
-                continue;
+                return proxy.endings.insert(ending.until_us, (slot, conn.id));
             }
-            let before = relayed.relay.held_cost();
-            relayed.relay.handle_impatience();
-            self.account(ending.slot, before);
-            self.list(ending.slot);
         }
+        let before = relayed.relay.held_cost();
+        relayed.relay.handle_impatience();
+        self.account(slot, before);
+        self.list(slot);
     }
 
     fn close_relayed(&mut self, slot: Slot, reason: CloseReason, resets: [bool; 2]) {
@@ -542,6 +584,12 @@ impl Engine {
         if let Kind::Relayed(relayed) = conn.kind {
             if let Some(proxy) = &mut self.proxy {
                 proxy.held -= relayed.relay.held_cost();
+                let conns = &self.conns;
+                let is_live = |conn: &Conn, id| conn.id == id;
+                proxy.endings.sweep(0, |(slot, id)| {
+                    let conn = conns.get(slot.0).and_then(Option::as_ref);
+                    conn.is_some_and(|conn| is_live(conn, id))
+                });
             }
             relayed.close(resets);
         }

@@ -31,6 +31,8 @@ pub(super) struct Stream {
     has_ended: bool,
     /// The kernel has said that the peer sent urgent data.
     has_urgent: bool,
+    /// It was reset, and the error that a read would tell has been taken.
+    was_reset: bool,
     deaf: Option<Deaf>,
     retired: Option<Retired>,
 }
@@ -71,6 +73,7 @@ impl Stream {
             socket,
             has_ended: false,
             has_urgent: false,
+            was_reset: false,
             deaf: None,
             retired: None,
         }
@@ -142,6 +145,7 @@ impl Stream {
         match result {
             // This side's own shutdown reads as an end, too.
             Ok(0) if self.is_end_its_own() => self.nothing(),
+            Ok(0) if self.was_reset => Read::Over(CloseReason::Reset),
             Ok(0) => Read::Eof,
             Ok(len) => Read::Bytes(len),
             Err(error) => match error.kind() {
@@ -198,7 +202,10 @@ impl Stream {
         // Where the kernel refuses, it ends as well as it can without.
         let had_ended = match &self.socket {
             Socket::Tcp(tcp) => {
-                let _ = drop_data(&SockRef::from(tcp));
+                let socket = SockRef::from(tcp);
+                let _ = drop_data(&socket);
+                // What the peer acknowledges with data is not seen any more.
+                let _ = socket.set_tcp_user_timeout(None);
                 self.has_ended
             }
             Socket::Unix(unix) => {
@@ -235,9 +242,12 @@ impl Stream {
 /// A stream that this side has opened: connecting, sending, and the end of it.
 impl Stream {
     /// Whether it has connected; `None` while that is not decided.
-    pub(super) fn connected(&self) -> Option<io::Result<()>> {
+    pub(super) fn connected(&mut self) -> Option<io::Result<()>> {
         if let Err(error) = self.take_error() {
-            return Some(Err(error));
+            // Who does not listen refuses (RFC 9293, section 3.10.7.3); a reset is of a connection that was
+            // there, and may have brought something.
+            self.was_reset = broken(&error) == CloseReason::Reset;
+            return Some(if self.was_reset { Ok(()) } else { Err(error) });
         }
         let peer = match &self.socket {
             Socket::Tcp(tcp) => tcp.peer_addr().map(drop),

@@ -117,7 +117,7 @@ impl Engine {
         } = wakers;
         let dialler = Dialler::new(poll.registry(), calls.options, &doorbell);
         let mut dialler = dialler.map_err(system("watch sockets"))?;
-        dialler.avoid(listeners.iter().filter_map(Listener::address).collect());
+        dialler.avoid(&listeners);
         Ok(Self {
             dialler,
             poll,
@@ -517,9 +517,7 @@ impl Engine {
             self.retire(Slot(slot), CloseReason::Shutdown);
         }
         self.dialler.cancel_all();
-        if let Some(proxy) = &mut self.proxy {
-            proxy.handle_stop(self.clock.now().elapsed_us);
-        }
+        self.hurry_endings();
         self.accept_rests_until = None;
     }
 

@@ -63,7 +63,7 @@ pub enum Command {
     End(Side),
     /// Have the kernel take nothing more from this side. What it has taken is still to be read.
     Deafen(Side),
-    /// Look whether everything written to this side is on its way: it is to be reset behind that.
+    /// Look whether everything written to this side is on its way: it is to be closed behind that.
     AwaitSent(Side),
     /// It is over, for this reason: close both, with a reset whom `resets` names.
     Close {
@@ -408,10 +408,11 @@ impl Relay {
         if !self.states.iter().all(is_done) {
             return None;
         }
-        let resets = self.ending.as_ref()?.resets;
         for side in Side::BOTH {
             let state = self.state(side);
-            if resets[side as usize] && !state.is_broken && !state.is_sent {
+            // Whoever is closed before that loses it: with a reset at once, else with the first byte that
+            // it sends, for that is answered with a reset.
+            if !state.is_broken && !state.is_sent {
                 return state.is_writable.then_some(Command::AwaitSent(side));
             }
         }
@@ -432,6 +433,14 @@ impl Relay {
             .iter()
             .map(|state| state.held.bytes.capacity())
             .sum()
+    }
+
+    /// Whether a side waits for the other to take what it has sent.
+    pub fn is_held_up(&self) -> bool {
+        Side::BOTH.into_iter().any(|side| {
+            let (from, to) = (self.state(side), self.state(side.other()));
+            to.holds() || from.is_readable && !to.takes()
+        })
     }
 
     /// Whether something has ended it, and it is not closed yet.

@@ -258,7 +258,12 @@ fn retired_it_passes_on_what_there_is_and_nobody_is_reset() {
         (Writable(Target), "Flush(Target) \"ab\""),
         (Flushed(Target, 2), "Pass(Peer)"),
         (Last(Peer), "Pass(Peer)"),
-        (Nothing(Peer), "Close(Shutdown), resets nobody"),
+        // Closed before that, a side that sends anything would lose what is on its way to it.
+        (Nothing(Peer), "AwaitSent(Peer)"),
+        (Sent(Peer), "AwaitSent(Target)"),
+        (NotSent(Target), ""),
+        (Writable(Target), "AwaitSent(Target)"),
+        (Sent(Target), "Close(Shutdown), resets nobody"),
     ]);
 }
 
@@ -270,7 +275,9 @@ fn retired_between_the_ends_only_who_has_not_ended_is_deafened() {
         (Retire, "Deafen(Target)"),
         (Done, "Pass(Target)"),
         // A bare FIN comes through.
-        (Fin(Target), "Close(Shutdown), resets nobody"),
+        (Fin(Target), "AwaitSent(Peer)"),
+        (Sent(Peer), "AwaitSent(Target)"),
+        (Sent(Target), "Close(Shutdown), resets nobody"),
     ]);
 }
 

@@ -249,7 +249,7 @@ impl World {
         let from = &self.ends[side.other() as usize];
         let is_read_out = from.recorded == from.taken;
         let end = self.end(side);
-        assert!(is_read_out && end.is_reset && !end.is_gone(), "{side:?}");
+        assert!(is_read_out && !end.is_gone(), "{side:?}");
         let is_sent = end.unsent() == 0;
         end.waits_for_sent = !is_sent;
         if !is_sent {
