@@ -310,7 +310,11 @@ impl Engine {
     /// A device's connection is over.
     pub(super) fn lose(&mut self, line: Line, reason: &CloseReason) {
         let now_us = self.clock.now().elapsed_us;
-        line.stream.close(reason);
+        match line.sending {
+            None => line.stream.close(reason),
+            // A reset would throw away what the device has not taken yet.
+            Some(_) => line.stream.finish(false),
+        }
         if line.has_spoken {
             self.devices.devices[line.device].backoff.reset();
         }

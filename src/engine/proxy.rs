@@ -282,11 +282,13 @@ impl Relayed {
     /// Closes both sides; with a reset whom `resets` names.
     fn close(self, resets: [bool; 2]) {
         let streams = [Some(self.peer), self.target];
-        for (stream, is_reset) in streams.into_iter().zip(resets) {
-            match (stream, is_reset) {
-                (Some(stream), true) => stream.reset(),
-                (Some(stream), false) => stream.finish(),
-                (None, _) => {}
+        for (side, stream) in Side::BOTH.into_iter().zip(streams) {
+            let Some(stream) = stream else {
+                continue;
+            };
+            match resets[side as usize] {
+                true => stream.reset(),
+                false => stream.finish(self.relay.is_sent(side)),
             }
         }
     }
@@ -408,12 +410,13 @@ impl Engine {
                 Some(Command::Deafen(side)) => {
                     if let Some(stream) = relayed.stream(side) {
                         stream.deafen();
+                        stream.take_all();
                         relayed.last_looks.push(side);
                     }
                 }
                 Some(Command::AwaitSent(side)) => {
                     let is_sent = relayed.stream(side).is_none_or(|stream| {
-                        stream.await_sent();
+                        stream.await_taken();
                         stream.is_sent()
                     });
                     relayed.relay.handle_sent(side, is_sent);

@@ -228,10 +228,12 @@ impl Stream {
         }
     }
 
-    /// Closes it in good order: all that was written still goes. What a peer that was deafened sends
-    /// from here on is answered with a reset, and never acknowledged.
-    pub(super) fn finish(self) {
-        if let (Socket::Tcp(tcp), Some(_)) = (&self.socket, &self.deaf) {
+    /// Closes it in good order: all that was written still goes. If that `is_taken` already, what a peer
+    /// that was deafened sends from here on is answered with a reset, and never acknowledged. Else that
+    /// would throw away what is still on its way: the kernel delivers it, remains deaf, and resets the
+    /// peer when it forgets the connection, a minute after its last byte.
+    pub(super) fn finish(self, is_taken: bool) {
+        if let (Socket::Tcp(tcp), Some(_), true) = (&self.socket, &self.deaf, is_taken) {
             // Once the socket is shut both ways the kernel itself refuses data (RFC 1122, 4.2.2.13).
             let _ = tcp.shutdown(Shutdown::Both);
             let _ = hear_again(&SockRef::from(tcp));
@@ -324,7 +326,24 @@ impl Stream {
         }
     }
 
-    /// Whether everything is on its way; see [`Stream::await_sent`].
+    /// Lets the kernel take what it likes to: nothing more is to come, and it goes on delivering what it
+    /// has when this process has gone.
+    pub(super) fn take_all(&self) {
+        if let Socket::Tcp(tcp) = &self.socket {
+            let _ = SockRef::from(tcp).set_tcp_notsent_lowat(u32::MAX);
+        }
+    }
+
+    /// Asks the kernel to call the socket writable only once the peer's kernel has taken all but the last
+    /// few bytes: no more is unacknowledged than the smallest send buffer holds, `SOCK_MIN_SNDBUF`.
+    pub(super) fn await_taken(&self) {
+        self.await_sent();
+        if let Socket::Tcp(tcp) = &self.socket {
+            let _ = SockRef::from(tcp).set_send_buffer_size(1);
+        }
+    }
+
+    /// Whether everything is on its way; see [`Stream::await_sent`] and [`Stream::await_taken`].
     pub(super) fn is_sent(&self) -> bool {
         match &self.socket {
             Socket::Tcp(tcp) => is_ready(tcp, PollFlags::OUT),

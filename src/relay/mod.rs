@@ -427,6 +427,11 @@ impl Relay {
         self.state(side).held.rest()
     }
 
+    /// Whether [`Command::AwaitSent`] has found that everything for this side is on its way.
+    pub fn is_sent(&self, side: Side) -> bool {
+        self.state(side).is_sent
+    }
+
     /// Bytes of memory that both sides' held bytes take.
     pub fn held_cost(&self) -> usize {
         self.states

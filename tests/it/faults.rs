@@ -20,14 +20,14 @@ use crate::tape::{
 
 const MIB: usize = 1 << 20;
 
-fn random_bytes(len: usize) -> Vec<u8> {
+pub fn random_bytes(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(len as u64).fill(&mut bytes);
     bytes
 }
 
 /// The most memory a process ever had, in bytes.
-fn peak_memory(pid: Pid) -> usize {
+pub fn peak_memory(pid: Pid) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().nth(1));

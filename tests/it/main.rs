@@ -4,7 +4,10 @@
 //! program which is not installed say "skipped"; with `WIRETAPE_TEST_ALL=1` they fail instead.
 
 mod bad_input;
+mod breaks;
 mod capture;
+mod connect;
+mod conversations;
 mod crash;
 mod faults;
 mod files;
@@ -12,9 +15,12 @@ mod hand;
 mod limits;
 mod outputs;
 mod programs;
+mod proxy;
 mod replay;
 mod rotation;
 mod shutdown;
+mod stalls;
+mod talk;
 mod tape;
 mod targets;
 mod terminal;

@@ -119,13 +119,13 @@ fn jq_reads_along() {
 }
 
 /// redis-server on a socket of its own.
-struct Redis {
+pub struct Redis {
     child: Child,
     folder: TempDir,
 }
 
 impl Redis {
-    fn start(program: &Path) -> Self {
+    pub fn start(program: &Path) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = Command::new(program);
         command.args(["--port", "0", "--unixsocket", "socket", "--save", ""]);
@@ -137,12 +137,12 @@ impl Redis {
         redis
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 
     /// Every key and its value, as redis itself would move them to another server.
-    fn dump(&self, cli: &Path) -> BTreeMap<String, Vec<u8>> {
+    pub fn dump(&self, cli: &Path) -> BTreeMap<String, Vec<u8>> {
         let ask = |args: &[&str]| {
             let mut command = Command::new(cli);
             let socket = self.socket();

@@ -15,15 +15,15 @@ use crate::tape::{Session, Tape, eventually, listen_command, program, records, s
 
 /// What a sender knows at the end: its name, the bytes the kernel took from it, and how many of them
 /// the other side never acknowledged.
-struct Sent {
-    name: String,
-    bytes: Vec<u8>,
-    unacknowledged: usize,
+pub struct Sent {
+    pub name: String,
+    pub bytes: Vec<u8>,
+    pub unacknowledged: usize,
 }
 
 /// Bytes of this socket that were not acknowledged: `SIOCOUTQ`, tcp(7).
 #[expect(unsafe_code, reason = "no safe interface offers this ioctl")]
-fn unacknowledged(stream: &TcpStream) -> usize {
+pub fn unacknowledged(stream: &TcpStream) -> usize {
     use rustix::ioctl::{Getter, Opcode, ioctl};
     const SIOCOUTQ: Opcode = 0x5411;
     // SAFETY: SIOCOUTQ writes one int, which is the type that is asked for.
@@ -32,7 +32,7 @@ fn unacknowledged(stream: &TcpStream) -> usize {
 }
 
 /// Sends random bytes until the connection is gone.
-fn send_until_reset(mut stream: TcpStream, seed: u64) -> JoinHandle<Sent> {
+pub fn send_until_reset(mut stream: TcpStream, seed: u64) -> JoinHandle<Sent> {
     let name = stream.local_addr().expect("it is connected").to_string();
     thread::spawn(move || {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -200,10 +200,16 @@ fn stalled(args: &[&str]) -> (Tape, JoinHandle<Sent>) {
     let stream = tape.connect();
     let watched = stream.try_clone().expect("a second handle");
     let sender = send_until_reset(stream, 1);
-    // Nothing moves any more once bytes wait for an acknowledgement and stay as many.
+    until_held(&watched);
+    (tape, sender)
+}
+
+/// Waits until what is sent over this socket is not taken any more: bytes wait for an acknowledgement
+/// and stay as many.
+pub fn until_held(watched: &TcpStream) {
     let mut last = (0, 0);
     eventually("the sender is held", || {
-        let left = unacknowledged(&watched);
+        let left = unacknowledged(watched);
         last = if left == last.0 {
             (left, last.1 + 1)
         } else {
@@ -211,7 +217,6 @@ fn stalled(args: &[&str]) -> (Tape, JoinHandle<Sent>) {
         };
         (left > 0 && last.1 > 200).then_some(())
     });
-    (tape, sender)
 }
 
 #[test]

@@ -135,10 +135,12 @@ impl Tape {
             command.current_dir(folder.path());
         }
         let is_address = |arg: &&OsStr| arg.to_str().is_some_and(is_address);
-        // A replay listens nowhere.
-        let addresses = match command.get_args().any(|arg| arg == "replay") {
-            true => 0,
-            false => command.get_args().filter(is_address).count(),
+        let does = |name: &str| command.get_args().any(|arg| arg == name);
+        let addresses = match () {
+            // These listen nowhere, and a proxy's other address is its target.
+            () if does("replay") || does("connect") => 0,
+            () if does("proxy") => 1,
+            () => command.get_args().filter(is_address).count(),
         };
         let mut child = command
             .stderr(Stdio::piped())
