@@ -212,10 +212,15 @@ fn term_with_a_target_that_reads_nothing_captures_what_was_acknowledged() {
     assert_eq!(found[0].bytes[IN].len(), acknowledged(&sent).len());
     assert!(found[0].bytes[IN] == acknowledged(&sent));
     assert_eq!(found[0].reason(), CloseReason::Shutdown);
-    // It cannot have had everything, and is told so.
+    // Either the kernel had room for all of it, and delivers it still, or the target is told so.
     let heard = Heard::listen(&at_target);
-    assert_eq!(heard.error, Some(ErrorKind::ConnectionReset));
-    assert!(acknowledged(&sent).starts_with(&heard.bytes));
+    match heard.error {
+        None => assert!(heard.bytes == acknowledged(&sent)),
+        error => {
+            assert_eq!(error, Some(ErrorKind::ConnectionReset));
+            assert!(acknowledged(&sent).starts_with(&heard.bytes));
+        }
+    }
 }
 
 #[test]
