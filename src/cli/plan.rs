@@ -18,7 +18,7 @@ use super::outputs::{output_options, outputs};
 use crate::capture;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, Patience, Recording, devices, dial, limits, proxy, replay};
+use crate::engine::{Config, Pacing, Recording, devices, dial, limits, proxy, replay};
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
@@ -120,15 +120,15 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
     limit(&mut recording, &args.limits);
     // The conversation comes first, for it is somebody else's: an output may miss records. But what is
     // only slow is waited for, unless that was asked for in as many words.
-    recording.patience = match args.output.on_stall {
+    recording.pacing = match args.output.on_stall {
         None => {
             recording.output_options.on_stall = OnStall::Drop;
-            Patience {
+            Pacing {
                 is_for_each: true,
-                ..recording.patience
+                ..recording.pacing
             }
         }
-        Some(_) => Patience {
+        Some(_) => Pacing {
             time: Duration::ZERO,
             is_for_each: false,
         },
@@ -306,7 +306,7 @@ fn recording(
             carry_limit,
         },
         buffer: buffer.saturating_sub(carry_limit),
-        patience: Patience {
+        pacing: Pacing {
             time: STALL,
             is_for_each: false,
         },

@@ -124,7 +124,7 @@ struct Sending {
     at: usize,
     /// The kernel takes nothing now.
     is_blocked: bool,
-    /// When the next one is due; the next itself once this one is on its way.
+    /// When the message is due again.
     next_us: Option<u64>,
 }
 
@@ -166,6 +166,16 @@ impl Devices {
             .min()
     }
 
+    /// A device that is to be dialled now.
+    fn due_for_dial(&mut self, now_us: u64) -> Option<usize> {
+        let devices = &self.devices;
+        let due = |nth: usize| match devices[nth].stage {
+            Stage::Waiting(at_us) => Some(at_us),
+            Stage::Dialling | Stage::Open | Stage::Done => None,
+        };
+        self.redials.expired(now_us, due)
+    }
+
     /// Whether there were devices, and none is dialled any more.
     pub(super) fn are_done(&self) -> bool {
         let mut stages = self.devices.iter().map(|device| device.stage);
@@ -191,18 +201,6 @@ impl Devices {
         } else {
             device.stage = Stage::Done;
         }
-    }
-}
-
-impl Devices {
-    /// A device that is to be dialled now.
-    fn due_for_dial(&mut self, now_us: u64) -> Option<usize> {
-        let devices = &self.devices;
-        self.redials
-            .expired(now_us, |nth| match devices[nth].stage {
-                Stage::Waiting(at_us) => Some(at_us),
-                Stage::Dialling | Stage::Open | Stage::Done => None,
-            })
     }
 }
 
@@ -325,17 +323,12 @@ impl Engine {
 
     /// Begins the messages that are due. Where the last one is still on its way, one is left out.
     fn ask_again(&mut self, now_us: u64) {
-        let Some(every_us) = (self.devices.message.as_ref())
-            .and_then(|message| message.every)
-            .map(micros)
-        else {
+        let Some(message) = &self.devices.message else {
             return;
         };
-        let len = self
-            .devices
-            .message
-            .as_ref()
-            .map_or(0, |message| message.bytes.len());
+        let (Some(every_us), len) = (message.every.map(micros), message.bytes.len()) else {
+            return;
+        };
         loop {
             let conns = &self.conns;
             let due = self.devices.sends.expired(now_us, |(slot, id)| {

@@ -354,24 +354,25 @@ impl<K: Copy> Dialler<K> {
                 break;
             };
             let is_last = attempts.is_empty() && chosen + 1 == destinations.len();
-            let connecting = match self.own.has(&destinations[chosen]) {
-                false => connect(&destinations[chosen], &self.options),
+            let entry = self.attempts.vacant_entry();
+            let key = entry.key();
+            let begun = match self.own.has(&destinations[chosen]) {
+                false => connect(&destinations[chosen], &self.options).and_then(|socket| {
+                    let mut stream = Stream::new(socket);
+                    stream.register(&self.registry, Token(FIRST_TOKEN + key), true)?;
+                    Ok(stream)
+                }),
                 true => Err(io::Error::other("this is wiretape itself")),
             };
-            match connecting.and_then(|socket| {
-                let entry = self.attempts.vacant_entry();
-                let mut stream = Stream::new(socket);
-                let token = Token(FIRST_TOKEN + entry.key());
-                stream.register(&self.registry, token, true)?;
-                attempts.push(entry.key());
-                entry.insert(Attempt {
-                    dial: nth,
-                    destination: chosen,
-                    stream,
-                });
-                Ok(())
-            }) {
-                Ok(()) => {}
+            match begun {
+                Ok(stream) => {
+                    attempts.push(key);
+                    entry.insert(Attempt {
+                        dial: nth,
+                        destination: chosen,
+                        stream,
+                    });
+                }
                 // Without IPv6, say, an address of its kind cannot be reached from any of this machine's.
                 Err(error)
                     if is_shortage(&error)

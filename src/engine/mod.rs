@@ -78,13 +78,13 @@ pub struct Recording {
     /// Bytes between sockets and outputs.
     pub buffer: usize,
     /// How far the senders wait for outputs that may miss records.
-    pub patience: Patience,
+    pub pacing: Pacing,
 }
 
 /// How far the senders wait for outputs that may miss records and have no room. One that only is slow sets
 /// the pace then; one that stands still for longer than this has stalled, and misses what comes.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct Pacing {
     /// How long an output may stand still. Zero: none is waited for.
     pub time: Duration,
     /// Whether each is waited for; else only where none has room, so that one misses nothing that all

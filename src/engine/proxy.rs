@@ -52,7 +52,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A connection where a side waits for the other to take what it has sent is idle only after so many times
-/// `--idle-timeout`: that the other takes it slowly is seen in steps of [`UNSENT_MAX`] only.
+/// the idle timeout: that the other takes it slowly is seen in steps of [`UNSENT_MAX`] only.
 const STRIKES: u32 = 10;
 
 /// Bytes for a side that the kernel takes beyond what is on its way. It likes to take megabytes, which a
@@ -587,11 +587,10 @@ impl Engine {
         if let Kind::Relayed(relayed) = conn.kind {
             if let Some(proxy) = &mut self.proxy {
                 proxy.held -= relayed.relay.held_cost();
-                let conns = &self.conns;
-                let is_live = |conn: &Conn, id| conn.id == id;
-                proxy.endings.sweep(0, |(slot, id)| {
+                let (conns, open) = (&self.conns, self.recorder.capture.totals().open);
+                proxy.endings.sweep(open as usize, |(slot, id)| {
                     let conn = conns.get(slot.0).and_then(Option::as_ref);
-                    conn.is_some_and(|conn| is_live(conn, id))
+                    conn.is_some_and(|conn| conn.id == id)
                 });
             }
             relayed.close(resets);
@@ -601,7 +600,7 @@ impl Engine {
 }
 
 /// The relay at `slot`, if there is one.
-fn relayed(conns: &mut [Option<super::turn::Conn>], slot: Slot) -> Option<&mut Relayed> {
+fn relayed(conns: &mut [Option<Conn>], slot: Slot) -> Option<&mut Relayed> {
     match &mut conns.get_mut(slot.0)?.as_mut()?.kind {
         Kind::Relayed(relayed) => Some(relayed),
         Kind::Source(_) | Kind::Device(_) => None,

@@ -67,7 +67,7 @@ impl Recorder {
             .map_err(system("start an output"))?;
         let mut recorder = Self {
             capture: Capture::new(recording.capture.clone()),
-            router: Router::new(batches, outputs, recording.patience),
+            router: Router::new(batches, outputs, recording.pacing),
             clock,
             notify: notify.clone(),
             is_starved: false,

@@ -1,6 +1,6 @@
 //! From the capture core to the outputs: every sealed batch goes to each of them.
 
-use super::Patience;
+use super::Pacing;
 use crate::output::{Output, State};
 use crate::record::Timestamp;
 use crate::record::batch::{Batch, BatchPool};
@@ -12,7 +12,7 @@ pub(super) struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
     is_finishing: bool,
-    patience: Patience,
+    pacing: Pacing,
     /// By output: since when it has had no room and worked nothing off, and how much it had by then.
     standing: Vec<Option<Standing>>,
 }
@@ -24,13 +24,13 @@ struct Standing {
 }
 
 impl Router {
-    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, patience: Patience) -> Self {
+    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, pacing: Pacing) -> Self {
         Self {
             pool,
             standing: vec![None; outputs.len()],
             outputs,
             is_finishing: false,
-            patience,
+            pacing,
         }
     }
 
@@ -53,10 +53,10 @@ impl Router {
                     since_us: now_us,
                     worked_off,
                 }));
-                latest_us = latest_us.max(Some(since.since_us + micros(self.patience.time)));
+                latest_us = latest_us.max(Some(since.since_us + micros(self.pacing.time)));
             }
         }
-        let waits = !is_any_roomy || self.patience.is_for_each;
+        let waits = !is_any_roomy || self.pacing.is_for_each;
         latest_us.filter(|&until_us| waits && now_us < until_us)
     }
 

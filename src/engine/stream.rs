@@ -86,11 +86,7 @@ impl Stream {
         token: Token,
         writes: bool,
     ) -> io::Result<()> {
-        let interest = interest(writes);
-        match &mut self.socket {
-            Socket::Tcp(tcp) => tcp.register(registry, token, interest),
-            Socket::Unix(unix) => unix.register(registry, token, interest),
-        }
+        registry.register(self.source(), token, interest(writes))
     }
 
     /// The kernel has said something about it.
@@ -116,10 +112,13 @@ impl Stream {
         token: Token,
         writes: bool,
     ) -> io::Result<()> {
-        let interest = interest(writes);
+        registry.reregister(self.source(), token, interest(writes))
+    }
+
+    fn source(&mut self) -> &mut dyn Source {
         match &mut self.socket {
-            Socket::Tcp(tcp) => tcp.reregister(registry, token, interest),
-            Socket::Unix(unix) => unix.reregister(registry, token, interest),
+            Socket::Tcp(tcp) => tcp,
+            Socket::Unix(unix) => unix,
         }
     }
 

@@ -124,7 +124,7 @@ struct State {
     is_read_out: bool,
     /// It takes nothing any more.
     is_broken: bool,
-    /// A write to it failed, and with that its reset was told: a read tells it as an state.
+    /// A write to it failed, and with that its reset was told: a read tells it as an end.
     has_failed: bool,
     /// Everything that was written to it is on its way.
     is_sent: bool,
@@ -163,7 +163,7 @@ impl State {
 #[derive(Clone, Debug)]
 struct Ending {
     reason: CloseReason,
-    /// Who is reset in the state.
+    /// Who is reset in the end.
     resets: [bool; 2],
 }
 
@@ -361,11 +361,8 @@ impl Relay {
                 return Some(Command::End(side));
             }
         }
-        if self
-            .states
-            .iter()
-            .all(|state| state.has_ended && state.is_told)
-        {
+        let is_over = |state: &State| state.has_ended && state.is_told;
+        if self.states.iter().all(is_over) {
             let resets = [false, false];
             let reason = CloseReason::Eof;
             return Some(Command::Close { reason, resets });
@@ -408,13 +405,15 @@ impl Relay {
         if !self.states.iter().all(is_done) {
             return None;
         }
-        for side in Side::BOTH {
-            let state = self.state(side);
-            // Whoever is closed before that loses it: with a reset at once, else with the first byte that
-            // it sends, for that is answered with a reset.
-            if !state.is_broken && !state.is_sent {
-                return state.is_writable.then_some(Command::AwaitSent(side));
-            }
+        // Whoever is closed before that loses it: with a reset at once, else with the first byte that it
+        // sends, for that is answered with a reset.
+        let waits = |&side: &Side| !self.state(side).is_broken && !self.state(side).is_sent;
+        let waiting = || Side::BOTH.into_iter().filter(waits);
+        if let Some(side) = waiting().find(|&side| self.state(side).is_writable) {
+            return Some(Command::AwaitSent(side));
+        }
+        if waiting().next().is_some() {
+            return None;
         }
         let Ending { reason, resets } = self.ending.clone()?;
         Some(Command::Close { reason, resets })
@@ -434,10 +433,8 @@ impl Relay {
 
     /// Bytes of memory that both sides' held bytes take.
     pub fn held_cost(&self) -> usize {
-        self.states
-            .iter()
-            .map(|state| state.held.bytes.capacity())
-            .sum()
+        let cost = |state: &State| state.held.bytes.capacity();
+        self.states.iter().map(cost).sum()
     }
 
     /// Whether a side waits for the other to take what it has sent.
