@@ -13,6 +13,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, getrlimit, prlimit
 use wiretape::codec::ndjson::Reader;
 use wiretape::record::Event;
 
+use crate::stalls::{check_gaps, drained};
 use crate::tape::{
     Tape, end, eventually, fast_folder, joined, listen_command_in, program, records, segments,
     sessions, skip, strace, under,
@@ -389,35 +390,12 @@ fn a_stalled_output_misses_records_and_says_how_many() {
         (len == sent.len() as u64).then_some(())
     });
     // Its reader comes back.
-    let mut stdout = tape.take_stdout();
-    let reader = thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stdout.read_to_end(&mut bytes).expect("a pipe");
-        bytes
-    });
+    let reader = drained(tape.take_stdout());
     let ended = tape.stop();
     let captured = reader.join().expect("it has ended");
     assert_eq!(ended.status, Some(3));
     assert!(fs::read(folder.path().join("a.bin")).expect("it is there") == sent);
-    let (mut data, mut missed, mut records, mut next_seq) = (0, 0, 0, 0);
-    let mut reader = Reader::new("standard output", &captured[..]);
-    while let Some(record) = reader.next_record().expect("a good capture") {
-        assert_eq!(record.seq, next_seq);
-        next_seq += 1;
-        match record.event {
-            Event::Data { payload, .. } => data += payload.len() as u64,
-            Event::Gap {
-                records: count,
-                bytes,
-                ..
-            } => {
-                missed += bytes;
-                records += count;
-                next_seq = record.seq + count;
-            }
-            _ => {}
-        }
-    }
+    let (data, records, missed) = check_gaps(&captured);
     assert!(missed > 0);
     assert_eq!(data + missed, sent.len() as u64);
     // The same, told to a person.

@@ -67,7 +67,7 @@ fn term_in_mid_flood(client_floods: bool, target_floods: bool) {
         let flood = Flood::begin(stream, target_floods, 100 + nth as u64);
         (seed, flood.end())
     });
-    let mut tape = proxy(&target.address, &[]);
+    let tape = proxy(&target.address, &[]);
     let clients: Vec<_> = (0..CLIENTS as u64)
         .map(|seed| {
             let mut stream = call(&tape.addresses[0]);
@@ -80,11 +80,7 @@ fn term_in_mid_flood(client_floods: bool, target_floods: bool) {
         let len = fs::metadata(&file).ok()?.len();
         (len > 10_000_000).then_some(())
     });
-    tape.signal(Signal::TERM);
-    tape.wait_for_line("stopping");
-    let told = Instant::now();
-    let ended = tape.wait();
-    assert!(told.elapsed() < Duration::from_secs(6), "--drain, a second");
+    let ended = stop_within(tape, Duration::from_secs(5));
     check_status(&ended, 0, &[]);
     let found: BTreeMap<_, _> = captured(&ended)
         .into_iter()
@@ -192,20 +188,13 @@ pub fn holding() -> (String, Receiver<TcpStream>) {
 #[test]
 fn term_with_a_target_that_reads_nothing_captures_what_was_acknowledged() {
     let (address, held) = holding();
-    let mut tape = proxy(&address, &["--drain", "1s"]);
+    let tape = proxy(&address, &["--drain", "1s"]);
     let stream = call(&tape.addresses[0]);
     let watched = stream.try_clone().expect("a second handle");
     let sender = send_until_reset(stream, 1);
     let at_target = held.recv().expect("the target is connected to");
     until_held(&watched);
-    tape.signal(Signal::TERM);
-    tape.wait_for_line("stopping");
-    let told = Instant::now();
-    let ended = tape.wait();
-    assert!(
-        told.elapsed() < Duration::from_secs(2),
-        "--drain and a second"
-    );
+    let ended = stop_within(tape, Duration::from_secs(1));
     check_status(&ended, 0, &[]);
     let sent = sender.join().expect("it ends with the connection");
     let found = captured(&ended);
@@ -405,8 +394,18 @@ fn converse(stream: &TcpStream) -> Duration {
     rounds.max().expect("there are some")
 }
 
+/// Stops a run, which takes no longer than its `--drain` and a second.
+fn stop_within(mut tape: Tape, drain: Duration) -> Ended {
+    tape.signal(Signal::TERM);
+    tape.wait_for_line("stopping");
+    let told = Instant::now();
+    let ended = tape.wait();
+    assert!(told.elapsed() < drain + Duration::from_secs(1));
+    ended
+}
+
 /// Reads all that comes, on a thread of its own.
-fn drained(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+pub fn drained(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
         from.read_to_end(&mut bytes).expect("a pipe");
@@ -416,7 +415,7 @@ fn drained(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
 
 /// Looks into a capture with gaps: gives the bytes that it holds of both directions, and the records
 /// and bytes that it misses.
-fn check_gaps(capture: &[u8]) -> (u64, u64, u64) {
+pub fn check_gaps(capture: &[u8]) -> (u64, u64, u64) {
     let (mut held, mut records, mut missed, mut next_seq) = (0, 0, 0, 0);
     let mut reader = Reader::new("the output", capture);
     let mut last = None;
@@ -597,16 +596,9 @@ fn term_with_an_output_that_stands_still_ends_with_the_drain_time() {
     let args = ["--json", "--buffer", "1", "--drain", "300ms"];
     let mut command = proxy_command(&target.address, &args);
     command.stdout(Stdio::piped());
-    let mut tape = Tape::spawn(command);
+    let tape = Tape::spawn(command);
     let stream = call(&tape.addresses[0]);
     converse(&stream);
-    tape.signal(Signal::TERM);
-    tape.wait_for_line("stopping");
-    let told = Instant::now();
-    let ended = tape.wait();
-    assert!(
-        told.elapsed() < Duration::from_millis(1300),
-        "--drain and a second"
-    );
+    let ended = stop_within(tape, Duration::from_millis(300));
     check_status(&ended, 3, &["not all written: standard output"]);
 }
