@@ -18,7 +18,7 @@ use crate::tape::{Tape, eventually};
 /// It is gone while what it had sent waits for a target that does not read yet.
 #[test]
 fn what_a_client_had_sent_that_was_killed_is_captured_and_passed_on() {
-    const SENT: usize = 300_000;
+    const SENT: usize = 150_000;
     let (address, held) = holding();
     let tape = proxy(&address, &[]);
     let mut stream = call(&tape.addresses[0]);
@@ -104,7 +104,7 @@ fn a_client_that_resets_while_the_target_reads_nothing_is_let_go_of() {
 
 /// A client has not read its answer when the run is told to stop; it `floods` the target, or not.
 fn answered_late(floods: bool) {
-    const ANSWER: usize = 200_000;
+    const ANSWER: usize = 150_000;
     let (tell, told) = std::sync::mpsc::channel();
     let target = Target::serve(move |_, mut stream| {
         let heard = hear(&stream);
