@@ -409,10 +409,12 @@ pub(super) fn drop_all_packets(socket: &socket2::Socket) -> io::Result<()> {
     socket.attach_filter(&[socket2::SockFilter::new(RET, 0, 0, 0)])
 }
 
-/// Makes the kernel drop every packet with data that comes to this socket, before it is acknowledged.
-/// Those without still come through: acknowledgements of what was written, the peer's end, its reset.
-/// The program sees a packet from its TCP header on (RFC 9293, section 3.1: the header's length, in words
-/// of four bytes, is the upper half of byte 12).
+/// Makes the kernel cut off the data of every packet that comes to this socket, before they are
+/// acknowledged. The rest still comes through: acknowledgements of what was written, also those that ride on
+/// data, the peer's end, its reset. A packet that holds the end, or urgent data, behind what is cut off is
+/// dropped. The program sees a packet from its TCP header on (RFC 9293, section 3.1: the header's length, in
+/// words of four bytes, is the upper half of byte 12, and the flags are byte 13), and gives the length that
+/// is left of it (socket(7), `SO_ATTACH_FILTER`).
 #[cfg(target_os = "linux")]
 fn drop_data(socket: &socket2::Socket) -> io::Result<()> {
     use socket2::SockFilter;
@@ -421,18 +423,26 @@ fn drop_data(socket: &socket2::Socket) -> io::Result<()> {
     const AND_K: u16 = 0x54;
     const RSH_K: u16 = 0x74;
     const TAX: u16 = 0x07;
+    const TXA: u16 = 0x87;
     const LD_W_LEN: u16 = 0x80;
     const JGT_X: u16 = 0x2d;
+    const JSET_K: u16 = 0x45;
     const RET_K: u16 = 0x06;
+    const RET_A: u16 = 0x16;
+    const FIN_OR_URG: u32 = 0x21;
     socket.attach_filter(&[
         SockFilter::new(LD_B_ABS, 0, 0, 12),
         SockFilter::new(AND_K, 0, 0, 0xf0),
         SockFilter::new(RSH_K, 0, 0, 2),
         SockFilter::new(TAX, 0, 0, 0),
         SockFilter::new(LD_W_LEN, 0, 0, 0),
-        SockFilter::new(JGT_X, 0, 1, 0),
-        SockFilter::new(RET_K, 0, 0, 0),
+        SockFilter::new(JGT_X, 1, 0, 0),
         SockFilter::new(RET_K, 0, 0, u32::MAX),
+        SockFilter::new(LD_B_ABS, 0, 0, 13),
+        SockFilter::new(JSET_K, 2, 0, FIN_OR_URG),
+        SockFilter::new(TXA, 0, 0, 0),
+        SockFilter::new(RET_A, 0, 0, 0),
+        SockFilter::new(RET_K, 0, 0, 0),
     ])
 }
 
