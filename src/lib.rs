@@ -42,6 +42,7 @@
 //! | *replies* | what came back in the recording; *answers*, what comes back now |
 //! | *relay* | what passes between a peer and its target; *held*, what one side has sent and the other not taken |
 //! | *deafen* | to have the kernel take nothing more from a peer: it acknowledges no more data |
+//! | *refuse* | to reset a peer that may not connect, before anything is read of it |
 //! | *retire* | to deafen a peer, read what the kernel has taken, and close |
 //! | *drain* | retiring every connection, those in the accept queue included, when the run is to end |
 //! | *notice* | something to be said to a person: [`notice::Notice`] |
@@ -52,7 +53,7 @@
 //! | --- | --- | --- |
 //! | [`record`] | what is recorded; batches and the one memory bound | I/O, clocks |
 //! | [`codec`] | record ↔ bytes; alone knows `serde_json` | files, sockets, clocks |
-//! | [`capture`] | connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
+//! | [`capture`] | who may connect, connections, numbers, checksums, framing, deadlines, the end of a run | I/O, clocks: time is a parameter |
 //! | [`dial`] | which address is tried when, and when again | I/O, clocks: time is a parameter |
 //! | [`relay`] | what passes between a peer and a target, and how either's end is passed on | I/O, clocks |
 //! | [`replay`] | sessions, their steps, what is done next and when | I/O, clocks: time is a parameter |
@@ -63,7 +64,7 @@
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
 //! Imports go one way: `record ← codec`, `record ← capture`, `record ← relay`, `record ← replay`,
-//! `record, replay ← notice`, `codec, notice, record ← input` and `← output`, all of these `← engine`,
+//! `record, capture, replay ← notice`, `codec, notice, record ← input` and `← output`, all of these `← engine`,
 //! everything `← cli`. A test (`tests/tidy`) reads the `use` lines and fails on a breach.
 //!
 //! # Invariants worth knowing before a change

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::capture::admission::Refusal;
 use crate::record;
 use crate::replay::{Ended, Tally, Totals};
 
@@ -33,6 +34,22 @@ pub enum Notice {
     },
     /// Accepting rests after this error, and is tried again as connections close and time passes.
     AcceptFailed(io::Error),
+    /// Peers were not let in. Told at once, and then once in a while.
+    Refused {
+        /// How many since this was last said.
+        count: u64,
+        /// How many in all.
+        total: u64,
+        /// Address of the last of them.
+        peer: String,
+        /// Why that one was not let in.
+        why: Refusal,
+    },
+    /// As many connections are open as may be, and others wait.
+    Crowded {
+        /// Connections that are open.
+        open: u64,
+    },
     /// Stopping began: so many connections are still to be read.
     Stopping {
         /// Connections that are open.
@@ -198,6 +215,8 @@ pub enum Notice {
     Replayed(Box<Replayed>),
     /// How things stand, asked for.
     Statistics(Statistics),
+    /// How things stand, told once in a while.
+    Status(Statistics),
     /// The run is over, and everything is written.
     Finished(Statistics),
 }
@@ -270,11 +289,19 @@ pub struct Patience {
 }
 
 impl Patience {
+    /// When the trouble may be said again.
+    pub fn due_us(&self) -> u64 {
+        (self.said_us).map_or(0, |said_us| said_us + NOTICE_INTERVAL_US)
+    }
+
+    /// Whether it may be said now.
+    pub fn is_due(&self, now_us: u64) -> bool {
+        now_us >= self.due_us()
+    }
+
     /// Whether it is to be said now that the trouble is there, or still.
     pub fn is_to_be_said(&mut self, now_us: u64) -> bool {
-        let is_due = self
-            .said_us
-            .is_none_or(|said_us| now_us >= said_us + NOTICE_INTERVAL_US);
+        let is_due = self.is_due(now_us);
         if is_due {
             self.said_us = Some(now_us);
         }
@@ -327,8 +354,12 @@ pub struct OutputStatistics {
     pub written: u64,
     /// Records that wait for it.
     pub waiting: u64,
+    /// How long ago the first of them was seen; of a flood, the first of those that are being written.
+    pub lag: Duration,
     /// Records that it missed.
     pub missed: u64,
+    /// How often it began to miss some.
+    pub gaps: u64,
 }
 
 /// Where notices go. Called from any thread.

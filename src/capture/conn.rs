@@ -1,5 +1,6 @@
 //! One connection, as the capture core sees it.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use crate::record::batch::{Batch, ConnIndex};
@@ -8,6 +9,8 @@ use crate::record::{Close, CloseReason, Direction, Endpoints, Timestamp};
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) endpoints: Arc<Endpoints>,
+    /// The address by which its peer is counted among those that are here.
+    pub(super) counted_by: Option<IpAddr>,
     pub(super) opened_us: u64,
     /// When bytes last came or went; the start of the connection where none have.
     pub(super) active_us: u64,
@@ -59,9 +62,10 @@ impl Flow {
 }
 
 impl Connection {
-    pub(super) fn new(endpoints: Endpoints, now: Timestamp) -> Self {
+    pub(super) fn new(endpoints: Endpoints, counted_by: Option<IpAddr>, now: Timestamp) -> Self {
         Self {
             endpoints: Arc::new(endpoints),
+            counted_by,
             opened_us: now.elapsed_us,
             active_us: now.elapsed_us,
             is_suspect: false,

@@ -10,11 +10,13 @@
 //! takes the batch away with [`Capture::poll_batch`] and hands over an empty one. While there is none
 //! to hand over, nothing is read, accepted or closed: that is how a slow output holds the senders.
 
+pub mod admission;
 mod conn;
 pub mod shutdown;
 #[cfg(test)]
 mod tests;
 
+use core::net::IpAddr;
 use std::time::Duration;
 
 use slab::Slab;
@@ -25,6 +27,7 @@ use crate::record::time::micros;
 use crate::record::{
     CloseReason, ConnId, Direction, EndReason, Endpoints, Framing, Start, Timestamp, Totals,
 };
+use admission::{Admission, Refusal};
 use conn::Connection;
 use shutdown::{Phase, Shutdown};
 
@@ -49,6 +52,12 @@ pub struct Config {
     pub framing: Framing,
     /// Open connections at most.
     pub max_conns: usize,
+    /// Who may connect.
+    pub admission: admission::Config,
+    /// Once so many connections have been opened no other is; the run is over when they are closed.
+    pub exit_after: Option<u64>,
+    /// The run is told to stop after this long.
+    pub run_for: Option<Duration>,
     /// A connection that sends nothing for this long is closed.
     pub idle_timeout: Option<Duration>,
     /// A connection older than this is closed.
@@ -59,11 +68,29 @@ pub struct Config {
     pub carry_limit: usize,
 }
 
+impl Config {
+    /// Without limits, and with no time to end in.
+    pub fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            max_conns: usize::MAX,
+            admission: admission::Config::default(),
+            exit_after: None,
+            run_for: None,
+            idle_timeout: None,
+            max_age: None,
+            drain: Duration::ZERO,
+            carry_limit: usize::MAX,
+        }
+    }
+}
+
 /// The capture core; see the [module](self).
 #[derive(Debug)]
 pub struct Capture {
     config: Config,
     conns: Slab<Connection>,
+    admission: Admission,
     deadlines: Deadlines<(Slot, ConnId)>,
     /// The end of the run, which the engine steers.
     pub shutdown: Shutdown,
@@ -80,7 +107,8 @@ impl Capture {
         Self {
             conns: Slab::new(),
             deadlines: Deadlines::default(),
-            shutdown: Shutdown::new(config.drain),
+            admission: Admission::new(config.admission.clone()),
+            shutdown: Shutdown::new(config.drain, config.run_for),
             batch: None,
             batch_serial: 0,
             next_seq: 0,
@@ -145,7 +173,26 @@ impl Capture {
     /// Whether one more connection may be opened.
     pub fn may_open(&self) -> bool {
         self.conns.len() < self.config.max_conns
+            && !self.has_opened_all()
             && matches!(self.shutdown.phase(), Phase::Running | Phase::Draining)
+    }
+
+    /// Whether as many connections have been opened as ever are to be.
+    pub fn has_opened_all(&self) -> bool {
+        (self.config.exit_after).is_some_and(|most| self.totals.opened >= most)
+    }
+
+    /// Whether a peer at this address is let in; `None` is one without an address.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub fn admit(&self, ip: Option<IpAddr>) -> Result<(), Refusal> {
+        self.admission.check(ip)
+    }
+
+    /// A peer was not let in. It is counted, and nothing else is kept of it.
+    pub fn handle_refused(&mut self) {
+        self.totals.refused += 1;
     }
 
     /// The number that the next connection gets, where they are numbered as they are opened.
@@ -158,12 +205,18 @@ impl Capture {
         Slot(self.conns.vacant_key())
     }
 
-    /// A connection was opened; its number was not used before.
-    pub fn handle_open(&mut self, endpoints: Endpoints, now: Timestamp) -> Slot {
+    /// A connection was opened, with a peer at this address, if it has one; its number was not used before.
+    pub fn handle_open(
+        &mut self,
+        endpoints: Endpoints,
+        ip: Option<IpAddr>,
+        now: Timestamp,
+    ) -> Slot {
         debug_assert!(self.may_open() && self.has_room(None));
         self.totals.opened += 1;
         self.totals.open += 1;
-        let mut conn = Connection::new(endpoints, now);
+        let counted = self.admission.handle_come(ip);
+        let mut conn = Connection::new(endpoints, counted, now);
         let batch = batch(&mut self.batch);
         let index = conn.index_in(batch, self.batch_serial);
         batch.push_open(now, index);
@@ -240,6 +293,13 @@ impl Capture {
         }
     }
 
+    /// The peer has ended a connection that is not read to its end yet: another of its address may come.
+    pub fn handle_ending(&mut self, slot: Slot) {
+        if let Some(ip) = self.conns[slot.0].counted_by.take() {
+            self.admission.handle_gone(ip);
+        }
+    }
+
     /// These bytes were sent to the peer: counted, not recorded.
     pub fn handle_sent(&mut self, slot: Slot, bytes: &[u8]) {
         self.conns[slot.0].flow_mut(Direction::Out).count(bytes);
@@ -259,6 +319,7 @@ impl Capture {
     pub fn handle_close(&mut self, slot: Slot, reason: CloseReason, now: Timestamp) {
         self.record_carry(slot, Direction::In, now);
         self.record_carry(slot, Direction::Out, now);
+        self.handle_ending(slot);
         let mut conn = self.conns.remove(slot.0);
         self.totals.open -= 1;
         let conns = &self.conns;
@@ -322,6 +383,11 @@ impl Capture {
     /// Deadlines that are kept: at most two for each open connection, and a few.
     pub fn deadlines(&self) -> usize {
         self.deadlines.entries()
+    }
+
+    /// Addresses of peers that are kept to count them: none without a connection.
+    pub fn addresses(&self) -> usize {
+        self.admission.addresses()
     }
 
     /// What was captured so far.

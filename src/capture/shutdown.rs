@@ -2,7 +2,8 @@
 //!
 //! Draining reads what the kernel has already taken from the peers, flushing waits until the outputs
 //! have written it. Both share one deadline. A second signal, or the deadline, ends the run where it
-//! stands, and it is then said to be unfinished.
+//! stands, and it is then said to be unfinished. A run may also be told beforehand how long it lasts: that
+//! it is over is as good as a signal, but not the first of two.
 
 use std::time::Duration;
 
@@ -41,17 +42,23 @@ pub const SAME_SIGNAL: Duration = Duration::from_millis(250);
 pub struct Shutdown {
     phase: Phase,
     drain: Duration,
-    /// When it was told to stop.
+    /// How long it is to run.
+    run_for: Option<Duration>,
+    /// When it was told to stop, by a signal or by the time.
     told_us: Option<u64>,
+    /// When the first signal came.
+    signal_us: Option<u64>,
 }
 
 impl Shutdown {
-    /// Gives draining and flushing `drain` in all.
-    pub fn new(drain: Duration) -> Self {
+    /// Gives draining and flushing `drain` in all, and running `run_for`; no end, without it.
+    pub fn new(drain: Duration, run_for: Option<Duration>) -> Self {
         Self {
             phase: Phase::Running,
             drain,
+            run_for,
             told_us: None,
+            signal_us: None,
         }
     }
 
@@ -60,20 +67,30 @@ impl Shutdown {
         self.phase
     }
 
+    /// Whether it was told to stop.
+    pub fn is_told(&self) -> bool {
+        self.told_us.is_some()
+    }
+
     /// INT or TERM came.
     pub fn handle_stop(&mut self, now_us: u64) {
-        match (self.phase, self.told_us) {
+        match (self.phase, self.signal_us) {
             (Phase::Done(_), _) => {}
             (_, None) => {
-                self.told_us = Some(now_us);
-                self.handle_finished();
+                self.signal_us = Some(now_us);
+                self.tell(now_us);
             }
-            (_, Some(told_us)) => {
-                if now_us >= told_us.saturating_add(micros(SAME_SIGNAL)) {
+            (_, Some(signal_us)) => {
+                if now_us >= signal_us.saturating_add(micros(SAME_SIGNAL)) {
                     self.phase = Phase::Done(Ending::Interrupted);
                 }
             }
         }
+    }
+
+    fn tell(&mut self, now_us: u64) {
+        self.told_us.get_or_insert(now_us);
+        self.handle_finished();
     }
 
     /// Nothing is left to be done but to write what there is, for which there is time until it is told
@@ -100,21 +117,21 @@ impl Shutdown {
 
     /// Looks at the clock.
     pub fn handle_timeout(&mut self, now_us: u64) {
-        if self
-            .deadline_us()
-            .is_some_and(|deadline| now_us >= deadline)
-        {
-            self.phase = Phase::Done(Ending::DeadlinePassed);
+        if self.deadline_us().is_none_or(|deadline| now_us < deadline) {
+            return;
+        }
+        match self.told_us {
+            None => self.tell(now_us),
+            Some(_) => self.phase = Phase::Done(Ending::DeadlinePassed),
         }
     }
 
     /// When [`Shutdown::handle_timeout`] has something to do.
     pub fn deadline_us(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Draining | Phase::Flushing => {
-                (self.told_us).map(|told_us| told_us.saturating_add(micros(self.drain)))
-            }
-            Phase::Running | Phase::Done(_) => None,
+        match (self.phase, self.told_us) {
+            (Phase::Done(_), _) => None,
+            (_, None) => self.run_for.map(micros),
+            (_, Some(told_us)) => Some(told_us.saturating_add(micros(self.drain))),
         }
     }
 }
@@ -135,7 +152,13 @@ mod tests {
 
     /// Runs a script with a drain time of 5 s and times in milliseconds.
     fn check(script: &[Step], expected: Phase) {
-        let mut shutdown = Shutdown::new(Duration::from_secs(5));
+        check_for(None, script, expected);
+    }
+
+    /// The same with a run time in seconds.
+    fn check_for(run_secs: Option<u64>, script: &[Step], expected: Phase) {
+        let run_for = run_secs.map(Duration::from_secs);
+        let mut shutdown = Shutdown::new(Duration::from_secs(5), run_for);
         for step in script {
             match *step {
                 Signal(ms) => shutdown.handle_stop(ms * 1000),
@@ -193,6 +216,45 @@ mod tests {
         check(
             &[Finished, Signal(60_000), Signal(60_300)],
             Phase::Done(Ending::Interrupted),
+        );
+    }
+
+    #[test]
+    fn a_run_whose_time_is_over_drains_as_if_it_were_told() {
+        check_for(Some(60), &[Time(59_999)], Phase::Running);
+        check_for(Some(60), &[Time(60_000)], Phase::Draining);
+        check_for(Some(60), &[Time(60_000), Time(64_999)], Phase::Draining);
+        check_for(
+            Some(60),
+            &[Time(60_000), Time(65_000)],
+            Phase::Done(Ending::DeadlinePassed),
+        );
+        // What had come to its end before has until then, and then the drain time.
+        check_for(
+            Some(60),
+            &[Finished, Drained, Time(60_000), Time(64_999)],
+            Phase::Flushing,
+        );
+        // Told to stop before that, it does not begin anew.
+        check_for(
+            Some(60),
+            &[Signal(58_000), Time(60_000), Time(63_000)],
+            Phase::Done(Ending::DeadlinePassed),
+        );
+    }
+
+    #[test]
+    fn a_signal_behind_the_end_of_the_time_is_the_first() {
+        check_for(Some(60), &[Time(60_000), Signal(61_000)], Phase::Draining);
+        check_for(
+            Some(60),
+            &[Time(60_000), Signal(61_000), Signal(61_300)],
+            Phase::Done(Ending::Interrupted),
+        );
+        check_for(
+            Some(60),
+            &[Time(60_000), Signal(64_000), Time(65_000)],
+            Phase::Done(Ending::DeadlinePassed),
         );
     }
 

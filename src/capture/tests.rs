@@ -10,6 +10,12 @@ use crate::record::{Event, Record};
 /// What happens. Connections are named by the order in which they were opened, from 1.
 enum Step {
     Open,
+    /// A peer of this address wants to come: whether it is let in. If so, it comes.
+    Knock(&'static str, Result<(), Refusal>),
+    /// The kernel knows that it ended.
+    Ending(usize),
+    /// Whether one more may come, and whether as many have as ever are to.
+    Room(bool, bool),
     Read(usize, &'static str),
     /// It went the other way.
     Sent(usize, &'static str),
@@ -21,19 +27,16 @@ enum Step {
     Expired(&'static [(usize, CloseReason)]),
     End,
 }
-use Step::{Close, End, Eof, Expired, Open, Pass, Read, Sent};
+use Step::{Close, End, Ending, Eof, Expired, Knock, Open, Pass, Read, Room, Sent};
 
 const CHUNK: Framing = Framing::Chunk;
 const LINE: Framing = Framing::Line { max: 8 };
 
 fn config(framing: Framing) -> Config {
     Config {
-        framing,
-        max_conns: 10,
         idle_timeout: Some(Duration::from_millis(100)),
         max_age: Some(Duration::from_millis(250)),
-        drain: Duration::from_secs(5),
-        carry_limit: 1000,
+        ..Config::new(framing)
     }
 }
 
@@ -78,16 +81,33 @@ fn check(config: Config, script: &[Step], expected: &[&str]) {
     capture.handle_batch(pool.acquire().expect("an empty pool gives"));
     let mut slots = Vec::new();
     let mut now = Timestamp::default();
+    let endpoints = |conn| Endpoints {
+        conn,
+        peer: "192.0.2.9:1".into(),
+        local: "192.0.2.1:2".into(),
+        target: None,
+    };
     for step in script {
         match step {
             Open => {
-                let endpoints = Endpoints {
-                    conn: capture.next_conn(),
-                    peer: "192.0.2.9:1".into(),
-                    local: "192.0.2.1:2".into(),
-                    target: None,
-                };
-                slots.push(capture.handle_open(endpoints, now));
+                let endpoints = endpoints(capture.next_conn());
+                slots.push(capture.handle_open(endpoints, None, now));
+            }
+            Knock(ip, expected) => {
+                let ip = Some(ip.parse().expect("an address"));
+                assert_eq!(capture.admit(ip), *expected, "{ip:?}");
+                match expected {
+                    Ok(()) => {
+                        let endpoints = endpoints(capture.next_conn());
+                        slots.push(capture.handle_open(endpoints, ip, now));
+                    }
+                    Err(_) => capture.handle_refused(),
+                }
+            }
+            Ending(conn) => capture.handle_ending(slots[conn - 1]),
+            Room(may_open, has_opened_all) => {
+                let found = (capture.may_open(), capture.has_opened_all());
+                assert_eq!(found, (*may_open, *has_opened_all));
             }
             Read(conn, text) => {
                 let slot = slots[conn - 1];
@@ -117,6 +137,10 @@ fn check(config: Config, script: &[Step], expected: &[&str]) {
         records.collect::<Vec<_>>()
     });
     assert_eq!(records.unwrap_or_default(), expected);
+    let refused = |step: &&Step| matches!(step, Knock(_, Err(_)));
+    let refused = script.iter().filter(refused).count();
+    assert_eq!(capture.totals().refused, refused as u64);
+    assert!(capture.addresses() as u64 <= capture.totals().open);
     assert_eq!(capture.totals().records, expected.len() as u64);
 }
 
@@ -263,5 +287,77 @@ fn a_connection_is_idle_until_it_speaks_and_old_whatever_it_does() {
             Expired(&[]),
         ],
         &["0: open 1", "1: data 1 @0 \"a\"", "2: data 1 @1 \"b\""],
+    );
+}
+
+#[test]
+fn peers_of_one_address_are_no_more_than_may_be() {
+    const ONE: &str = "192.0.2.1";
+    let admission = admission::Config {
+        deny: vec!["198.51.100.0/24".parse().expect("a network")],
+        max_conns_per_ip: Some(2),
+        ..admission::Config::default()
+    };
+    let config = Config {
+        admission,
+        ..config(CHUNK)
+    };
+    check(
+        config,
+        &[
+            Knock(ONE, Ok(())),
+            Knock(ONE, Ok(())),
+            Knock(ONE, Err(Refusal::TooMany)),
+            Knock("192.0.2.2", Ok(())),
+            Knock("198.51.100.1", Err(Refusal::Denied)),
+            // The kernel knows that one has gone, though what it sent is still to be read.
+            Ending(1),
+            Knock(ONE, Ok(())),
+            Knock(ONE, Err(Refusal::TooMany)),
+            // It is counted once.
+            Ending(1),
+            Close(1, CloseReason::Eof),
+            Knock(ONE, Err(Refusal::TooMany)),
+            Close(2, CloseReason::Reset),
+            Knock(ONE, Ok(())),
+        ],
+        &[
+            "0: open 1",
+            "1: open 2",
+            "2: open 3",
+            "3: open 4",
+            "4: close 1 Eof 0 bytes 00000000 after 0 ms",
+            "5: close 2 Reset 0 bytes 00000000 after 0 ms",
+            "6: open 5",
+        ],
+    );
+}
+
+#[test]
+fn no_more_are_opened_than_were_wanted() {
+    let config = Config {
+        max_conns: 1,
+        exit_after: Some(2),
+        ..config(CHUNK)
+    };
+    check(
+        config,
+        &[
+            Room(true, false),
+            Open,
+            Room(false, false),
+            Close(1, CloseReason::Eof),
+            Room(true, false),
+            Open,
+            Room(false, true),
+            Close(2, CloseReason::Eof),
+            Room(false, true),
+        ],
+        &[
+            "0: open 1",
+            "1: close 1 Eof 0 bytes 00000000 after 0 ms",
+            "2: open 2",
+            "3: close 2 Eof 0 bytes 00000000 after 0 ms",
+        ],
     );
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 
-use crate::engine::address::Address;
+use crate::engine::address::{Address, network};
 use crate::engine::keepalive::Keepalive;
 use crate::output::options::SyncPolicy;
 use crate::record::WallTime;
@@ -76,6 +77,11 @@ pub struct Listen {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 /// How connections are accepted.
@@ -86,6 +92,42 @@ pub struct AcceptArgs {
     /// More than the open-file limit allows are never open: some descriptors are kept for outputs.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = CONNECTIONS)]
     pub max_conns: Option<u32>,
+
+    /// Connections of one IP address open at once; more are refused
+    ///
+    /// Who is refused is reset before anything is read. Peers of a Unix socket have no address.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), help_heading = CONNECTIONS)]
+    pub max_conns_per_ip: Option<u32>,
+
+    /// Accept only peers of these networks; several by commas, or by giving it again
+    ///
+    /// 10.0.0.0/8, 2001:db8::/32, or one address. An IPv4 peer is matched as IPv4, also where it has
+    /// connected to an IPv6 socket. All others are refused: reset before anything is read.
+    #[arg(long, value_parser = network, value_delimiter = ',', value_name = "CIDR", help_heading = CONNECTIONS)]
+    pub allow: Vec<IpNet>,
+
+    /// Refuse peers of these networks, whatever --allow says
+    #[arg(long, value_parser = network, value_delimiter = ',', value_name = "CIDR", help_heading = CONNECTIONS)]
+    pub deny: Vec<IpNet>,
+}
+
+/// How long a run lasts, and how often it is told how things stand.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Open N connections and no more, and end when all are closed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub exit_after: Option<u64>,
+
+    /// End after this long, as if told to stop
+    #[arg(long = "for", value_parser = duration, value_name = "DURATION")]
+    pub run_for: Option<Duration>,
+
+    /// Say how things stand on standard error, this often; on a terminal in one line that changes
+    ///
+    /// Connections, bytes and records a second since the last time, how full the buffer is, and how far
+    /// each output has come. USR1 asks for the same once.
+    #[arg(long, value_parser = interval, value_name = "DURATION")]
+    pub stats: Option<Duration>,
 }
 
 /// How connections are made.
@@ -178,6 +220,11 @@ pub struct Connect {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 const CONNECT_EXAMPLES: &str = "\
@@ -237,6 +284,11 @@ pub struct Proxy {
     #[allow(missing_docs)]
     #[command(flatten)]
     pub limits: LimitArgs,
+
+    // As above.
+    #[allow(missing_docs)]
+    #[command(flatten)]
+    pub run: RunArgs,
 }
 
 const PROXY_EXAMPLES: &str = "\

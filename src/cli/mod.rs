@@ -1,8 +1,8 @@
 //! The command line: what was typed, what is meant by it, and what is said back.
 //!
 //! [`args`] is clap's tree and nothing else; `plan` and `outputs` turn what was typed into a validated
-//! configuration of the engine, with strings ending there; `report` gives every notice its words, and
-//! `progress` draws how far a replay has come. `dry_run` prints a replay instead of playing it, and
+//! configuration of the engine, with strings ending there; `report` gives every notice its words,
+//! `progress` and `status` those that change from one time to the next. `dry_run` prints a replay instead of playing it, and
 //! `message` reads what a device is to be sent.
 
 pub mod args;
@@ -12,6 +12,7 @@ mod outputs;
 mod plan;
 mod progress;
 mod report;
+mod status;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -23,10 +24,11 @@ use crate::engine::devices::Message;
 use crate::engine::{self, Outcome, Recording};
 use crate::notice::Notify;
 use args::{Args, Command};
+use outputs::is_seen;
 use report::Reporter;
 
 /// Exit statuses, beside 0 for success.
-mod status {
+mod exit {
     /// It could not be done.
     pub(super) const FAILURE: u8 = 1;
     /// It was not understood. clap uses the same.
@@ -42,7 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // Help and version are "errors" too; a closed pipe is nothing to complain of.
             let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(status::USAGE));
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(exit::USAGE));
         }
     };
     match &args.command {
@@ -58,14 +60,14 @@ fn listen(args: &args::Listen) -> ExitCode {
         Ok(plan) => run(&args.output, &plan.recording, |notify| {
             engine::listen(&plan, notify)
         }),
-        Err(error) => fail(&error, status::USAGE),
+        Err(error) => fail(&error, exit::USAGE),
     }
 }
 
 fn connect(args: &args::Connect) -> ExitCode {
     let mut plan = match plan::connect(args) {
         Ok(plan) => plan,
-        Err(error) => return fail(&error, status::USAGE),
+        Err(error) => return fail(&error, exit::USAGE),
     };
     if let Some(path) = &args.send {
         match message::read(path) {
@@ -75,7 +77,7 @@ fn connect(args: &args::Connect) -> ExitCode {
                     every: args.send_every,
                 });
             }
-            Err(error) => return fail(&error, status::FAILURE),
+            Err(error) => return fail(&error, exit::FAILURE),
         }
     }
     run(&args.output, &plan.recording, |notify| {
@@ -88,7 +90,7 @@ fn proxy(args: &args::Proxy) -> ExitCode {
         Ok(plan) => run(&args.output, &plan.recording, |notify| {
             engine::proxy::proxy(&plan, notify)
         }),
-        Err(error) => fail(&error, status::USAGE),
+        Err(error) => fail(&error, exit::USAGE),
     }
 }
 
@@ -98,7 +100,7 @@ fn replay(args: &args::Replay) -> ExitCode {
             true => dry_run::print(&plan, notify),
             false => engine::replay::replay(&plan, notify),
         }),
-        Err(error) => fail(&error, status::USAGE),
+        Err(error) => fail(&error, exit::USAGE),
     }
 }
 
@@ -108,13 +110,14 @@ fn run(
     recording: &Recording,
     work: impl FnOnce(&Notify) -> Result<Outcome, engine::Error>,
 ) -> ExitCode {
-    let reporter = Reporter::new(args.quiet, recording.outputs.len());
+    let outputs = &recording.outputs;
+    let reporter = Reporter::new(args.quiet, outputs.len(), is_seen(outputs));
     let result = work(&reporter.notify());
     reporter.finish();
     match result {
         Ok(Outcome::Whole) => ExitCode::SUCCESS,
-        Ok(Outcome::NotWhole) => ExitCode::from(status::NOT_WHOLE),
-        Err(error) => fail(&error, status::FAILURE),
+        Ok(Outcome::NotWhole) => ExitCode::from(exit::NOT_WHOLE),
+        Err(error) => fail(&error, exit::FAILURE),
     }
 }
 

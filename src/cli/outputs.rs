@@ -1,6 +1,7 @@
 //! What is meant by the flags for outputs, validated together: the same for every subcommand.
 
 use std::env;
+use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
 
 use super::args::{Compress, OutputArgs, Stall, When};
@@ -80,6 +81,12 @@ pub(super) fn outputs(
         specs.push(spec);
     }
     Ok(specs)
+}
+
+/// Whether one of these writes to the terminal.
+pub(super) fn is_seen(outputs: &[OutputSpec]) -> bool {
+    let mut places = outputs.iter().map(|spec| &spec.place);
+    places.any(|place| *place == PlaceSpec::Stdout) && io::stdout().is_terminal()
 }
 
 /// Two spellings of one path, as far as can be told without looking at the disk.

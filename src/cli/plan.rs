@@ -12,10 +12,11 @@ use bytesize::ByteSize;
 use wildmatch::WildMatch;
 
 use super::args::{
-    Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg, Proxy, Replay,
+    AcceptArgs, Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg, Proxy,
+    Replay, RunArgs,
 };
-use super::outputs::{output_options, outputs};
-use crate::capture;
+use super::outputs::{is_seen, output_options, outputs};
+use crate::capture::{self, admission};
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
 use crate::engine::{Config, Pacing, Recording, devices, dial, limits, proxy, replay};
@@ -57,10 +58,10 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     }
     let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
     let room = limits::max_conns(args.addresses.len() + of_outputs);
-    let max_conns = (args.accepting.max_conns).map_or(room, |most| room.min(most as usize));
     let buffer = bytes(args.output.buffer);
-    let mut recording = recording(&args.output, outputs, buffer, max_conns)?;
-    limit(&mut recording, &args.limits);
+    let mut recording = recording(&args.output, outputs, buffer, room)?;
+    admit(&mut recording, &args.accepting, &args.addresses)?;
+    limit(&mut recording, &args.limits, &args.run);
     Ok(Config {
         listen: args.addresses.clone(),
         keepalive: args.limits.keepalive,
@@ -89,7 +90,7 @@ pub(super) fn connect(args: &Connect) -> Result<devices::Config, UsageError> {
     }
     let buffer = bytes(args.output.buffer);
     let mut recording = recording(&args.output, outputs, buffer, targets.len())?;
-    limit(&mut recording, &args.limits);
+    limit(&mut recording, &args.limits, &args.run);
     Ok(devices::Config {
         targets,
         reconnect: (!args.no_reconnect).then_some(args.reconnect),
@@ -114,10 +115,11 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
     let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
     // A connection has two sockets.
     let room = (limits::max_conns(1 + of_outputs) / 2).max(1);
-    let max_conns = (args.accepting.max_conns).map_or(room, |most| room.min(most as usize));
     let buffer = bytes(args.output.buffer);
-    let mut recording = recording(&args.output, outputs, buffer, max_conns)?;
-    limit(&mut recording, &args.limits);
+    let mut recording = recording(&args.output, outputs, buffer, room)?;
+    let listen = std::slice::from_ref(&args.address);
+    admit(&mut recording, &args.accepting, listen)?;
+    limit(&mut recording, &args.limits, &args.run);
     // The conversation comes first, for it is somebody else's: an output may miss records. But what is
     // only slow is waited for, unless that was asked for in as many words.
     recording.pacing = match args.output.on_stall {
@@ -164,9 +166,42 @@ fn dial_options(args: &DialArgs, limits: &LimitArgs) -> dial::Options {
     }
 }
 
-fn limit(recording: &mut Recording, args: &LimitArgs) {
-    recording.capture.idle_timeout = args.idle_timeout;
-    recording.capture.max_age = args.max_age;
+fn limit(recording: &mut Recording, limits: &LimitArgs, run: &RunArgs) {
+    recording.status_every = run.stats;
+    let capture = &mut recording.capture;
+    capture.idle_timeout = limits.idle_timeout;
+    capture.max_age = limits.max_age;
+    capture.exit_after = run.exit_after;
+    capture.run_for = run.run_for;
+}
+
+/// Who may connect, to these addresses.
+fn admit(
+    recording: &mut Recording,
+    args: &AcceptArgs,
+    listen: &[Address],
+) -> Result<(), UsageError> {
+    let by_address = [
+        (!args.allow.is_empty(), "--allow"),
+        (!args.deny.is_empty(), "--deny"),
+        (args.max_conns_per_ip.is_some(), "--max-conns-per-ip"),
+    ];
+    let is_unix = |address: &Address| matches!(address, Address::Unix(_));
+    if let (Some(flag), true) = (first_given(&by_address), listen.iter().all(is_unix)) {
+        return usage(format!(
+            "{flag}: peers of a Unix socket have no IP address; who may connect is for the permissions of its folder to say"
+        ));
+    }
+    let capture = &mut recording.capture;
+    if let Some(most) = args.max_conns {
+        capture.max_conns = capture.max_conns.min(most as usize);
+    }
+    capture.admission = admission::Config {
+        allow: args.allow.clone(),
+        deny: args.deny.clone(),
+        max_conns_per_ip: args.max_conns_per_ip.map(|most| most as usize),
+    };
+    Ok(())
 }
 
 pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
@@ -239,8 +274,8 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
             timeout_us: micros(args.timeout),
         },
         look_ahead,
+        is_watched: !args.output.quiet && io::stderr().is_terminal() && !is_seen(&outputs),
         recording: recording(&args.output, outputs, answers, usize::MAX)?,
-        is_watched: !args.output.quiet && io::stderr().is_terminal(),
     })
 }
 
@@ -274,8 +309,12 @@ fn first_for_outputs(args: &OutputArgs) -> Option<&'static str> {
         (args.sync != SyncPolicy::Seal, "--sync"),
         (args.force, "--force"),
     ];
-    let given = given.into_iter().find(|(is_given, _)| *is_given);
-    given.map(|(_, flag)| flag)
+    first_given(&given)
+}
+
+fn first_given(flags: &[(bool, &'static str)]) -> Option<&'static str> {
+    let given = flags.iter().find(|(is_given, _)| *is_given);
+    given.map(|(_, flag)| *flag)
 }
 
 fn bytes(size: ByteSize) -> usize {
@@ -298,18 +337,17 @@ fn recording(
         output_options: output_options(args, &outputs)?,
         outputs,
         capture: capture::Config {
-            framing,
             max_conns,
-            idle_timeout: None,
-            max_age: None,
             drain: args.drain,
             carry_limit,
+            ..capture::Config::new(framing)
         },
         buffer: buffer.saturating_sub(carry_limit),
         pacing: Pacing {
             time: STALL,
             is_for_each: false,
         },
+        status_every: None,
     })
 }
 

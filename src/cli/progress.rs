@@ -1,4 +1,4 @@
-//! How far a replay has come, drawn on a terminal as one line that changes.
+//! How far a replay has come, and the line on a terminal that changes as it comes further.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ const STEPS: u64 = 1000;
 pub(super) struct Bar(Option<ProgressBar>);
 
 impl Bar {
-    /// Draws it anew.
-    pub(super) fn show(&mut self, progress: &Progress) {
+    /// Draws it anew: what is to be said, behind how much of the whole is done, where that is known.
+    pub(super) fn show(&mut self, done: Option<f64>, text: String) {
         let bar = self.0.get_or_insert_with(|| {
-            let template = match progress.played {
+            let template = match done {
                 Some(_) => "{bar:24} {percent}% {msg}",
-                None => "{spinner} {msg}",
+                None => "{spinner} {wide_msg}",
             };
             let style = ProgressStyle::with_template(template)
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             let target = ProgressDrawTarget::stderr_with_hz(10);
             ProgressBar::with_draw_target(Some(STEPS), target).with_style(style)
         });
-        match progress.played {
-            Some(played) => bar.set_position((played * STEPS as f64) as u64),
+        match done {
+            Some(done) => bar.set_position((done * STEPS as f64) as u64),
             None => bar.tick(),
         }
-        bar.set_message(line(progress));
+        bar.set_message(text);
     }
 
     /// Says a line above it.

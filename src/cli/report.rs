@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::progress::{Bar, line};
+use super::status::{self, Meter, milliseconds, output_line};
+use crate::capture::admission::Refusal;
 use crate::codec::escaped;
-use crate::notice::{
-    Notice, Notify, OutputStatistics, Progress, Recovered, Replayed, Statistics, Then, describe,
-};
+use crate::notice::{Notice, Notify, Progress, Recovered, Replayed, Statistics, Then, describe};
 use crate::replay::Totals;
 
 /// Says `message` on standard error, as one line of this program. Nothing can be done if that fails.
@@ -42,22 +42,43 @@ enum Message {
     Line(String),
     /// How far it has come: drawn.
     Progress(Progress),
+    /// How things stand, once in a while: drawn.
+    Status(Statistics),
+    /// The same, asked for.
+    Statistics(Statistics),
     /// All lines before this have been said: tell so.
     Flush(SyncSender<()>),
 }
 
 impl Reporter {
-    /// With `is_quiet`, only where it listens and what goes wrong. `outputs` is how many there are.
-    pub(super) fn new(is_quiet: bool, outputs: usize) -> Self {
+    /// With `is_quiet`, only where it listens and what goes wrong. `outputs` is how many there are, and
+    /// `shares_terminal` whether one of them writes to the terminal, too: nothing is drawn there.
+    pub(super) fn new(is_quiet: bool, outputs: usize, shares_terminal: bool) -> Self {
         let (speaker, messages) = sync_channel(WAITING_LINES);
         std::thread::spawn(move || {
-            let is_terminal = io::stderr().is_terminal();
+            let draws = io::stderr().is_terminal() && !shares_terminal;
             let mut bar = Bar::default();
+            let (mut status, mut asked) = (Meter::default(), Meter::default());
             for message in messages {
                 match message {
                     Message::Line(line) => bar.above(|| say(&line)),
-                    Message::Progress(progress) if is_terminal => bar.show(&progress),
+                    Message::Progress(progress) if draws => {
+                        bar.show(progress.played, line(&progress));
+                    }
                     Message::Progress(progress) => say(&line(&progress)),
+                    Message::Status(statistics) => {
+                        let rates = status.read(&statistics);
+                        match status::line(&statistics, rates) {
+                            line if draws => bar.show(None, line),
+                            line => say(&line),
+                        }
+                    }
+                    Message::Statistics(statistics) => {
+                        let rates = asked.read(&statistics);
+                        for line in status::lines(&statistics, Some(rates)) {
+                            bar.above(|| say(&line));
+                        }
+                    }
                     Message::Flush(done) => {
                         bar.clear();
                         let _ = done.send(());
@@ -73,11 +94,17 @@ impl Reporter {
     pub(super) fn notify(&self) -> Notify {
         let (speaker, wording) = (self.speaker.clone(), Arc::clone(&self.wording));
         Notify::new(move |notice| {
-            if let Notice::Progress(progress) = &notice {
-                let _ = speaker.try_send(Message::Progress(*progress));
-            }
-            for line in wording.lines(&notice) {
-                let _ = speaker.try_send(Message::Line(line));
+            let messages = match notice {
+                Notice::Progress(progress) => vec![Message::Progress(progress)],
+                Notice::Status(statistics) => vec![Message::Status(statistics)],
+                Notice::Statistics(statistics) => vec![Message::Statistics(statistics)],
+                notice => {
+                    let lines = wording.lines(&notice).into_iter();
+                    lines.map(Message::Line).collect()
+                }
+            };
+            for message in messages {
+                let _ = speaker.try_send(message);
             }
         })
     }
@@ -216,8 +243,8 @@ impl Wording {
                     .map(ToString::to_string)
                     .unwrap_or_default(),
             ),
-            Notice::Progress(_) => return Vec::new(),
-            Notice::Statistics(statistics) => return statistics_lines(statistics),
+            // Drawn, or measured against the last time, by the thread that says them.
+            Notice::Progress(_) | Notice::Status(_) | Notice::Statistics(_) => return Vec::new(),
             _ if self.is_quiet => return Vec::new(),
             Notice::Connected { target, peer } if target == peer => {
                 format!("connected to {target}")
@@ -250,7 +277,20 @@ impl Wording {
             Notice::Stopping { open } => {
                 format!("stopping: reading what {} sent", connections(*open))
             }
-            Notice::Finished(statistics) => return statistics_lines(statistics),
+            Notice::Finished(statistics) => return status::lines(statistics, None),
+            Notice::Refused {
+                count,
+                total,
+                peer,
+                why,
+            } => refused(*count, *total, peer, *why),
+            Notice::Crowded { open } => format!(
+                "{} open, as many as --max-conns or the open-file limit allow; others wait to be accepted",
+                match open {
+                    1 => "1 connection is".to_owned(),
+                    _ => format!("{open} connections are"),
+                }
+            ),
             Notice::Replayed(replayed) => return replayed_lines(replayed),
             Notice::WouldReplay(found) => return would_replay_lines(found),
             Notice::StoppingReplay { active } => {
@@ -270,6 +310,21 @@ fn drain_timeout(unread: u64, has_unaccepted: bool, unwritten: &[String]) -> Str
     let said = "the time to stop in (--drain) has passed".to_owned();
     let parts = std::iter::once(said).chain(parts.into_iter().flatten());
     parts.collect::<Vec<_>>().join("; ")
+}
+
+fn refused(count: u64, total: u64, peer: &str, why: Refusal) -> String {
+    let why = match why {
+        Refusal::Denied => "it is denied (--deny)",
+        Refusal::NotAllowed => "it is not allowed (--allow)",
+        Refusal::TooMany => "it has as many connections as it may (--max-conns-per-ip)",
+    };
+    match count {
+        1 => format!("refused {peer}: {why}; {total} refused in all"),
+        _ => format!(
+            "refused {}, the last from {peer}: {why}; {total} refused in all",
+            connections(count)
+        ),
+    }
 }
 
 fn connections(count: u64) -> String {
@@ -350,44 +405,6 @@ fn hole_lines(found: &Totals) -> Vec<String> {
         ));
     }
     lines
-}
-
-fn milliseconds(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_millis(duration.as_millis() as u64))
-}
-
-fn statistics_lines(statistics: &Statistics) -> Vec<String> {
-    let totals = statistics.totals;
-    let (held, limit) = statistics.buffered;
-    let mut lines = vec![format!(
-        "ran {}; {}, {} open; {} in{}, {}; buffer {} of {}",
-        milliseconds(statistics.elapsed),
-        connections(totals.opened),
-        totals.open,
-        bytes(totals.in_bytes),
-        match totals.out_bytes {
-            0 => String::new(),
-            out => format!(", {} out", bytes(out)),
-        },
-        records(totals.records),
-        bytes(held as u64),
-        bytes(limit as u64),
-    )];
-    lines.extend(statistics.outputs.iter().map(output_line));
-    lines
-}
-
-fn output_line(output: &OutputStatistics) -> String {
-    let missed = match output.missed {
-        0 => String::new(),
-        missed => format!(", {} missed", records(missed)),
-    };
-    format!(
-        "{}: {} written, {} waiting{missed}",
-        output.name,
-        bytes(output.written),
-        records(output.waiting)
-    )
 }
 
 pub(super) fn bytes(count: u64) -> String {

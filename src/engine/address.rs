@@ -1,10 +1,13 @@
-//! Addresses as people write them: `1234`, `:1234`, `HOST:PORT`, `[::1]:1234`, `unix:/path`.
+//! Addresses as people write them: `1234`, `:1234`, `HOST:PORT`, `[::1]:1234`, `unix:/path`; and networks:
+//! `10.0.0.0/8`, `2001:db8::/32`.
 
 use std::fmt;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -111,12 +114,46 @@ impl Address {
     }
 }
 
+/// A network in CIDR notation (RFC 4632, section 3.1; RFC 4291, section 2.3), or one address. One of
+/// IPv4-mapped addresses is an IPv4 network: as that its peers are shown, and matched.
+///
+/// # Errors
+/// The text is none, or names an address within the network instead of the network.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    let network = match text.parse::<IpAddr>() {
+        Ok(address) => IpNet::from(address),
+        Err(_) => text.parse::<IpNet>().map_err(|_| {
+            "a network is an address and the length of its prefix, as in 10.0.0.0/8".to_owned()
+        })?,
+    };
+    if network.addr() != network.network() {
+        return Err(format!(
+            "{} is an address in the network {}: write one of the two",
+            network.addr(),
+            network.trunc()
+        ));
+    }
+    Ok(as_ipv4(network).unwrap_or(network))
+}
+
+/// The IPv4 network that a network of IPv4-mapped addresses stands for (RFC 4291, section 2.5.5.2).
+fn as_ipv4(network: IpNet) -> Option<IpNet> {
+    /// Bits in front of the IPv4 address.
+    const MAPPED_BITS: u8 = 96;
+    let IpAddr::V6(address) = network.addr() else {
+        return None;
+    };
+    let bits = network.prefix_len().checked_sub(MAPPED_BITS)?;
+    let network = Ipv4Net::new(address.to_ipv4_mapped()?, bits).ok()?;
+    Some(network.into())
+}
+
 /// A socket address as records show it: an IPv4 peer of a dual-stack socket as IPv4.
 pub(super) fn shown(address: SocketAddr) -> String {
     match address.ip().to_canonical() {
         // Without the scope, which `SocketAddr` of an IPv4 address has not.
-        ip @ std::net::IpAddr::V4(_) => SocketAddr::new(ip, address.port()).to_string(),
-        std::net::IpAddr::V6(_) => address.to_string(),
+        ip @ IpAddr::V4(_) => SocketAddr::new(ip, address.port()).to_string(),
+        IpAddr::V6(_) => address.to_string(),
     }
 }
 
@@ -150,6 +187,45 @@ mod tests {
         ] {
             check(bad, None);
         }
+    }
+
+    fn check_network(text: &str, expected: Result<&str, &str>) {
+        let read = network(text).map(|network| network.to_string());
+        match (read, expected) {
+            (Ok(read), Ok(expected)) => assert_eq!(read, expected, "{text}"),
+            (Err(error), Err(part)) => assert!(error.contains(part), "{text}: {error}"),
+            (read, _) => panic!("{text}: {read:?}"),
+        }
+    }
+
+    #[test]
+    fn networks_are_read_as_people_write_them() {
+        check_network("10.0.0.0/8", Ok("10.0.0.0/8"));
+        check_network("192.0.2.1", Ok("192.0.2.1/32"));
+        check_network("2001:db8::/32", Ok("2001:db8::/32"));
+        check_network("::1", Ok("::1/128"));
+        check_network("0.0.0.0/0", Ok("0.0.0.0/0"));
+        check_network("::ffff:192.0.2.0/120", Ok("192.0.2.0/24"));
+        check_network("::ffff:192.0.2.1", Ok("192.0.2.1/32"));
+        check_network("::/0", Ok("::/0"));
+        for bad in [
+            "",
+            "10",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "/8",
+            "host/8",
+            "::/129",
+            "10.0.0.0/-1",
+            "[::1]",
+            "10.0.0.0/8 ",
+            "10.0.0.0/08x",
+        ] {
+            check_network(bad, Err("a network is"));
+        }
+        // It may be that host or the network that is meant: the one is much more than the other.
+        check_network("10.0.0.5/8", Err("in the network 10.0.0.0/8"));
+        check_network("2001:db8::1/32", Err("in the network 2001:db8::/32"));
     }
 
     #[test]

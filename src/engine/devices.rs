@@ -191,6 +191,15 @@ impl Devices {
         }
     }
 
+    /// As many connections have been made as were wanted.
+    fn dial_no_more(&mut self) {
+        self.reconnects = false;
+        let others = self.devices.iter_mut();
+        for device in others.filter(|device| device.stage != Stage::Open) {
+            device.stage = Stage::Done;
+        }
+    }
+
     /// Has a device wait for its next dial, or gives it up.
     fn rest(&mut self, nth: usize, now_us: u64) {
         let device = &mut self.devices[nth];
@@ -275,7 +284,7 @@ impl Engine {
             target: Some(name.as_str().into()),
         };
         let id = endpoints.conn;
-        let slot = self.recorder.capture.handle_open(endpoints, now);
+        let slot = self.recorder.capture.handle_open(endpoints, None, now);
         let sending = message.as_ref().map(|message| {
             let next_us = message.every.map(|every| now.elapsed_us + micros(every));
             if let Some(next_us) = next_us {
@@ -301,6 +310,10 @@ impl Engine {
         let is_first = !std::mem::replace(&mut device.has_connected, true);
         if device.cause.is_over() || is_first {
             self.notify.say(Notice::Connected { target: name, peer });
+        }
+        if self.recorder.capture.has_opened_all() {
+            self.devices.dial_no_more();
+            self.dialler.cancel_all();
         }
         Ok(())
     }

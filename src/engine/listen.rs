@@ -3,19 +3,21 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mio::event::Source;
 use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::address::{Address, shown};
 use super::keepalive::Keepalive;
-use super::stream::{self, drop_all_packets};
+use super::stream::{self, Stream, drop_all_packets, is_ready};
 
 /// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -253,7 +255,7 @@ impl BoundSocket {
         };
         Ok(Listener {
             socket,
-            name: self.name,
+            name: self.name.into(),
             file: self.file,
             may_accept: false,
         })
@@ -270,7 +272,7 @@ enum ListenSocket {
 #[derive(Debug)]
 pub(super) struct Listener {
     socket: ListenSocket,
-    name: String,
+    name: Arc<str>,
     file: Option<SocketFile>,
     /// Somebody may be waiting: set by the kernel's word, cleared by an accept that found nobody.
     pub(super) may_accept: bool,
@@ -279,9 +281,53 @@ pub(super) struct Listener {
 /// A connection that was accepted.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    pub(super) socket: stream::Socket,
-    pub(super) peer: String,
-    pub(super) local: String,
+    socket: stream::Socket,
+    peer: Peer,
+    /// What the listener is called.
+    listener: Arc<str>,
+}
+
+#[derive(Debug)]
+enum Peer {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl Accepted {
+    /// The address of its peer; a Unix socket's has none.
+    pub(super) fn ip(&self) -> Option<IpAddr> {
+        match &self.peer {
+            Peer::Tcp(address) => Some(address.ip()),
+            Peer::Unix(_) => None,
+        }
+    }
+
+    /// Its peer, as records show it.
+    pub(super) fn peer(&self) -> String {
+        match &self.peer {
+            Peer::Tcp(address) => shown(*address),
+            Peer::Unix(path) => format!("unix:{}", path.display()),
+        }
+    }
+
+    /// This side, as records show it.
+    pub(super) fn local(&self) -> String {
+        let local = match &self.socket {
+            stream::Socket::Tcp(tcp) => tcp.local_addr().ok(),
+            stream::Socket::Unix(_) => None,
+        };
+        // A peer that is gone already leaves its socket without an address.
+        local.map_or_else(|| self.listener.to_string(), shown)
+    }
+
+    pub(super) fn into_socket(self) -> stream::Socket {
+        self.socket
+    }
+
+    /// Closes it with a reset: nothing is left of it, here or in the kernel.
+    pub(super) fn refuse(self) {
+        Stream::new(self.socket).reset();
+    }
 }
 
 impl Listener {
@@ -293,32 +339,32 @@ impl Listener {
     }
 
     pub(super) fn accept(&self) -> io::Result<Accepted> {
-        match &self.socket {
+        let (socket, peer) = match &self.socket {
             ListenSocket::Tcp(tcp) => {
                 let (stream, peer) = tcp.accept()?;
-                Ok(Accepted {
-                    peer: shown(peer),
-                    // A peer that is gone already leaves its socket without an address.
-                    local: stream
-                        .local_addr()
-                        .map_or_else(|_| self.name.clone(), shown),
-                    socket: stream::Socket::Tcp(stream),
-                })
+                (stream::Socket::Tcp(stream), Peer::Tcp(peer))
             }
             ListenSocket::Unix(unix) => {
                 let (stream, peer) = unix.accept()?;
                 // As above; here it is not inherited.
                 let _ = SockRef::from(&stream).set_out_of_band_inline(true);
                 // Clients of Unix sockets seldom have a name.
-                let peer = peer
-                    .as_pathname()
-                    .map_or(Path::new("").display(), Path::display);
-                Ok(Accepted {
-                    peer: format!("unix:{peer}"),
-                    local: self.name.clone(),
-                    socket: stream::Socket::Unix(stream),
-                })
+                let peer = peer.as_pathname().unwrap_or(Path::new("")).to_owned();
+                (stream::Socket::Unix(stream), Peer::Unix(peer))
             }
+        };
+        Ok(Accepted {
+            socket,
+            peer,
+            listener: Arc::clone(&self.name),
+        })
+    }
+
+    /// Whether somebody waits to be accepted, as the kernel says now.
+    pub(super) fn has_waiting(&self) -> bool {
+        match &self.socket {
+            ListenSocket::Tcp(tcp) => is_ready(tcp, PollFlags::IN),
+            ListenSocket::Unix(unix) => is_ready(unix, PollFlags::IN),
         }
     }
 

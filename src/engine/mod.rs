@@ -6,6 +6,7 @@
 //! loop reads nothing, keeps every latch (the kernel tells only once) and sleeps until one of them
 //! rings.
 
+mod accept;
 pub mod address;
 mod clock;
 pub mod devices;
@@ -79,6 +80,8 @@ pub struct Recording {
     pub buffer: usize,
     /// How far the senders wait for outputs that may miss records.
     pub pacing: Pacing,
+    /// How often it is told how things stand.
+    pub status_every: Option<Duration>,
 }
 
 /// How far the senders wait for outputs that may miss records and have no room. One that only is slow sets

@@ -14,7 +14,7 @@ use crate::notice::{Notice, Notify, Statistics};
 use crate::output::{OpenOutput, Output, State, Surroundings};
 use crate::record::batch::{ARENA_SIZE, BatchPool};
 use crate::record::doorbell::Doorbell;
-use crate::record::time::Clock;
+use crate::record::time::{Clock, micros};
 use crate::record::{Framing, Start, Timestamp, WallTime};
 
 /// While there is always something to read, a record waits this long at most for others to go with it:
@@ -32,6 +32,14 @@ pub(super) struct Recorder {
     is_starved: bool,
     /// … or all outputs may miss records and are waited for, up to this time.
     outputs_rest_until: Option<u64>,
+    status: Option<Status>,
+}
+
+/// When it is told how things stand, unasked.
+#[derive(Debug)]
+struct Status {
+    every_us: u64,
+    due_us: u64,
 }
 
 impl Recorder {
@@ -72,6 +80,10 @@ impl Recorder {
             notify: notify.clone(),
             is_starved: false,
             outputs_rest_until: None,
+            status: recording.status_every.map(|every| Status {
+                every_us: micros(every),
+                due_us: micros(every),
+            }),
         };
         recorder.make_room(None);
         // Starting the outputs took its time; the run began before that.
@@ -161,7 +173,23 @@ impl Recorder {
     /// When to look again, in microseconds since the start of the run.
     pub(super) fn deadline_us(&self) -> Option<u64> {
         let outputs = self.outputs_rest_until.filter(|_| self.is_starved);
-        outputs.into_iter().chain(self.capture.deadline_us()).min()
+        let status = self.status.as_ref().map(|status| status.due_us);
+        let deadlines = [outputs, status, self.capture.deadline_us()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Tells how things stand, where it is time for that.
+    pub(super) fn tell_status(&mut self) {
+        let now_us = self.clock.now().elapsed_us;
+        if let Some(status) = &mut self.status {
+            if now_us >= status.due_us {
+                // Times that were slept through are not made up for.
+                let next_us = (now_us / status.every_us + 1).saturating_mul(status.every_us);
+                status.due_us = next_us;
+                let statistics = self.statistics();
+                self.notify.say(Notice::Status(statistics));
+            }
+        }
     }
 
     /// Has every output open its file anew, behind what came so far.
@@ -260,12 +288,13 @@ impl Recorder {
 
     /// How things stand.
     pub(super) fn statistics(&self) -> Statistics {
-        let outputs = self.router.outputs();
+        let outputs = self.router.outputs().iter();
+        let now = self.clock.now();
         Statistics {
-            elapsed: self.clock.now().elapsed(),
+            elapsed: now.elapsed(),
             totals: self.capture.totals(),
             buffered: (self.router.pool.charged(), self.router.pool.limit()),
-            outputs: outputs.iter().map(Output::statistics).collect(),
+            outputs: outputs.map(|output| output.statistics(now)).collect(),
         }
     }
 }

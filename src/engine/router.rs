@@ -117,9 +117,8 @@ impl Router {
 
     /// Outputs that have not written all they were given.
     pub(super) fn unwritten(&self) -> Vec<String> {
-        let is_behind = |output: &&Output| {
-            !output.has_ended() && (self.is_finishing || output.statistics().waiting > 0)
-        };
+        let is_behind =
+            |output: &&Output| !output.has_ended() && (self.is_finishing || output.is_behind());
         let behind = self.outputs.iter().filter(is_behind);
         behind.map(|output| output.name().to_owned()).collect()
     }

@@ -95,6 +95,11 @@ impl Stream {
         self.has_urgent |= event.is_priority();
     }
 
+    /// Whether the kernel has said that the peer ended it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
     /// Whether there may be more to read behind a read of `len` bytes into room for `room`. One that does
     /// not fill its room has emptied the socket, and the kernel tells of whatever comes after (epoll(7),
     /// question 9), but for what ends a read early: the end of the stream behind it, which was told
@@ -387,7 +392,7 @@ pub(super) fn broken(error: &io::Error) -> CloseReason {
 }
 
 /// Whether the kernel says this of a socket, now.
-fn is_ready(socket: &impl AsFd, what: PollFlags) -> bool {
+pub(super) fn is_ready(socket: &impl AsFd, what: PollFlags) -> bool {
     let mut fds = [PollFd::new(socket, what)];
     // Without a wait, so there is nothing to be interrupted.
     let _ = poll(&mut fds, Some(&Timespec::default()));

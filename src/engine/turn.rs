@@ -13,31 +13,29 @@ use mio::{Events, Poll, Token};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook_mio::v1_0::Signals;
 
+use super::accept::Door;
 use super::clock::SystemClock;
 use super::devices::{Devices, Line};
 use super::dial::{self, Dialler};
-use super::listen::{Accepted, Listener, Remedy};
+use super::listen::Listener;
 use super::proxy::{Proxy, Relayed};
 use super::recorder::Recorder;
 use super::stream::{Read, Stream};
-use super::{Error, FIRST_LISTENER, Outcome, SIGNALS, WAKER, Wakers, system};
+use super::{Error, Outcome, SIGNALS, WAKER, Wakers, system};
 use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
-use crate::notice::{Notice, Notify, Patience, describe};
+use crate::notice::{Notice, Notify};
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
-use crate::record::{CloseReason, ConnId, Direction, Endpoints};
+use crate::record::{CloseReason, ConnId, Direction};
 use crate::relay::Side;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Accepts a turn and listener, so that a storm of connections does not starve those that are open.
-const ACCEPTS_A_TURN: usize = 64;
-
-/// When accepting has failed for want of something, it is tried again after this long, if no
-/// connection closes before.
-const ACCEPT_RETRY_US: u64 = 100_000;
+/// Connections whose time is over that are looked at in a turn: where it is over for a hundred thousand
+/// at once, others still have their turns.
+const EXPIRIES_A_TURN: usize = 256;
 
 /// A connection.
 #[derive(Debug)]
@@ -83,8 +81,7 @@ pub(super) struct Engine {
     signals: Signals,
     doorbell: Arc<Doorbell>,
     pub(super) clock: SystemClock,
-    listeners: Vec<Listener>,
-    first_listener: usize,
+    pub(super) door: Door,
     /// By slot.
     pub(super) conns: Vec<Option<Conn>>,
     /// Connections that may have something to do, each once.
@@ -95,9 +92,8 @@ pub(super) struct Engine {
     pub(super) dialler: Dialler<Caller>,
     pub(super) devices: Devices,
     pub(super) proxy: Option<Proxy>,
-    /// Accepting failed for want of something; microseconds since the start of the run.
-    accept_rests_until: Option<u64>,
-    accept_patience: Patience,
+    /// It has been told to stop, and does.
+    is_stopping: bool,
     pub(super) notify: Notify,
 }
 
@@ -124,16 +120,14 @@ impl Engine {
             signals,
             doorbell,
             clock: recorder.clock(),
-            listeners,
-            first_listener: 0,
+            door: Door::new(listeners),
             conns: Vec::new(),
             ready: Vec::new(),
             turn: Vec::new(),
             recorder,
             devices: calls.devices,
             proxy: calls.proxy,
-            accept_rests_until: None,
-            accept_patience: Patience::default(),
+            is_stopping: false,
             notify,
         })
     }
@@ -142,7 +136,7 @@ impl Engine {
     pub(super) fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
         loop {
-            if let Some(outcome) = self.recorder.poll_outcome(self.has_unaccepted()) {
+            if let Some(outcome) = self.recorder.poll_outcome(self.door.has_unaccepted()) {
                 if self.recorder.is_finished() {
                     let statistics = self.recorder.statistics();
                     self.notify.say(Notice::Finished(statistics));
@@ -159,6 +153,7 @@ impl Engine {
             self.work();
             self.expire();
             self.drain();
+            self.recorder.tell_status();
         }
     }
 
@@ -202,16 +197,14 @@ impl Engine {
 
     /// Whether the next turn has something to do, whatever the kernel says.
     fn has_work(&self) -> bool {
-        let may_accept = self.recorder.capture.may_open() && self.accept_rests_until.is_none();
-        let accepts = may_accept && self.listeners.iter().any(|listener| listener.may_accept);
-        let has_any = accepts || !self.ready.is_empty() || self.dialler.has_decided();
+        let has_any = self.has_callers() || !self.ready.is_empty() || self.dialler.has_decided();
         !self.recorder.is_starved() && has_any
     }
 
     fn until_deadline(&self) -> Option<Duration> {
         let deadlines = [
             self.recorder.deadline_us(),
-            self.accept_rests_until,
+            self.door.deadline_us(),
             self.dialler.deadline_us(),
             self.devices.deadline_us(),
             self.proxy.as_ref().and_then(Proxy::deadline_us),
@@ -230,14 +223,10 @@ impl Engine {
                     let now_us = self.clock.now().elapsed_us;
                     self.dialler.handle_event(token, now_us);
                 }
-                Token(token) => {
-                    let nth = token - FIRST_LISTENER;
-                    if let Some(listener) = self.listeners.get_mut(nth) {
-                        listener.may_accept = true;
-                    } else {
-                        self.latch_conn(nth - self.listeners.len(), event);
-                    }
-                }
+                Token(token) => match token.checked_sub(self.door.first_conn()) {
+                    None => self.door.latch(Token(token)),
+                    Some(nth) => self.latch_conn(nth, event),
+                },
             }
         }
         self.recorder.begin_turn();
@@ -245,7 +234,7 @@ impl Engine {
 
     /// The token of a connection's socket on this side.
     pub(super) fn token(&self, slot: Slot, side: Side) -> Token {
-        Token(FIRST_LISTENER + self.listeners.len() + 2 * slot.0 + side as usize)
+        Token(self.door.first_conn() + 2 * slot.0 + side as usize)
     }
 
     /// `nth` is the token's distance from the first that is a connection's.
@@ -256,7 +245,12 @@ impl Engine {
             return;
         };
         match &mut conn.kind {
-            Kind::Source(stream) => stream.latch(event),
+            Kind::Source(stream) => {
+                stream.latch(event);
+                if stream.has_ended() {
+                    self.recorder.capture.handle_ending(slot);
+                }
+            }
             Kind::Device(line) => line.latch(event),
             Kind::Relayed(relayed) => relayed.latch(side, event),
         }
@@ -271,73 +265,6 @@ impl Engine {
     }
 
     // --- connections -----------------------------------------------------------------------------
-
-    fn accept(&mut self) {
-        let now_us = self.clock.now().elapsed_us;
-        self.accept_rests_until = self.accept_rests_until.filter(|&until| now_us < until);
-        // Each in its turn is the first: where connections come free one by one, all are served.
-        self.first_listener = (self.first_listener + 1) % self.listeners.len().max(1);
-        for nth in 0..self.listeners.len() {
-            let nth = (self.first_listener + nth) % self.listeners.len();
-            for _ in 0..ACCEPTS_A_TURN {
-                let rests = self.accept_rests_until.is_some();
-                if rests || !self.listeners[nth].may_accept || !self.recorder.capture.may_open() {
-                    break;
-                }
-                if !self.recorder.make_room(None) {
-                    return;
-                }
-                match self.listeners[nth].accept() {
-                    Ok(accepted) => self.open(accepted),
-                    Err(error) => match Remedy::of(&error) {
-                        Remedy::Wait => self.listeners[nth].may_accept = false,
-                        Remedy::Next => {}
-                        Remedy::Rest => self.rest_accepting(error),
-                    },
-                }
-            }
-        }
-    }
-
-    fn rest_accepting(&mut self, error: io::Error) {
-        let now_us = self.clock.now().elapsed_us;
-        self.accept_rests_until = Some(now_us + ACCEPT_RETRY_US);
-        if self.accept_patience.is_to_be_said(now_us) {
-            self.notify.say(Notice::AcceptFailed(error));
-        }
-    }
-
-    fn open(&mut self, accepted: Accepted) {
-        let now = self.clock.now();
-        let target = self.proxy.as_ref().map(|proxy| proxy.name().into());
-        let endpoints = Endpoints {
-            conn: self.recorder.capture.next_conn(),
-            peer: accepted.peer.into(),
-            local: accepted.local.into(),
-            target,
-        };
-        let id = endpoints.conn;
-        let slot = self.recorder.capture.handle_open(endpoints, now);
-        let mut stream = Stream::new(accepted.socket);
-        let writes = self.proxy.is_some();
-        let token = self.token(slot, Side::Peer);
-        if let Err(error) = stream.register(self.poll.registry(), token, writes) {
-            let reason = CloseReason::Error(describe(&error).into());
-            self.recorder.capture.handle_close(slot, reason, now);
-            self.rest_accepting(error);
-            return;
-        }
-        let kind = match self.proxy {
-            None => Kind::Source(stream),
-            Some(_) => Kind::Relayed(Box::new(Relayed::new(stream))),
-        };
-        self.insert(slot, id, kind);
-        if self.recorder.capture.shutdown.phase() != Phase::Running {
-            self.retire(slot, CloseReason::Shutdown);
-        } else if self.proxy.is_some() {
-            self.dial_target(slot, id);
-        }
-    }
 
     /// Puts a connection in its place. It gets its turn: most peers have sent something by now; if not,
     /// the read says so and the kernel will tell.
@@ -444,11 +371,11 @@ impl Engine {
         let now = self.clock.now();
         self.recorder.capture.handle_close(slot, reason, now);
         // A descriptor has come free: somebody may be waiting for it.
-        self.accept_rests_until = None;
+        self.door.wake();
     }
 
     /// Has the kernel take nothing more for a connection, which ends once what it has taken is read.
-    fn retire(&mut self, slot: Slot, reason: CloseReason) {
+    pub(super) fn retire(&mut self, slot: Slot, reason: CloseReason) {
         let Some(Some(conn)) = self.conns.get_mut(slot.0) else {
             return;
         };
@@ -462,11 +389,13 @@ impl Engine {
 
     fn expire(&mut self) {
         let now = self.clock.now();
-        self.recorder
-            .capture
-            .shutdown
-            .handle_timeout(now.elapsed_us);
-        while let Some((slot, reason)) = self.recorder.capture.poll_expired(now) {
+        let shutdown = &mut self.recorder.capture.shutdown;
+        shutdown.handle_timeout(now.elapsed_us);
+        self.stop_if_told();
+        for _ in 0..EXPIRIES_A_TURN {
+            let Some((slot, reason)) = self.recorder.capture.poll_expired(now) else {
+                break;
+            };
             // Silence is known only once the socket has been looked into: while the outputs held all
             // memory, or this process was stopped, nobody did.
             if reason != CloseReason::IdleTimeout {
@@ -494,13 +423,17 @@ impl Engine {
                     .notify
                     .say(Notice::Statistics(self.recorder.statistics())),
                 _ => {
-                    let was_running = self.recorder.capture.shutdown.phase() == Phase::Running;
                     self.recorder.capture.shutdown.handle_stop(now.elapsed_us);
-                    if was_running {
-                        self.begin_drain();
-                    }
+                    self.stop_if_told();
                 }
             }
+        }
+    }
+
+    fn stop_if_told(&mut self) {
+        let is_told = self.recorder.capture.shutdown.is_told();
+        if is_told && !mem::replace(&mut self.is_stopping, true) {
+            self.begin_drain();
         }
     }
 
@@ -510,34 +443,26 @@ impl Engine {
         self.notify.say(Notice::Stopping {
             open: self.recorder.capture.totals().open,
         });
-        for listener in &mut self.listeners {
-            listener.quiet();
-        }
+        self.door.quiet();
         for slot in 0..self.conns.len() {
             self.retire(Slot(slot), CloseReason::Shutdown);
         }
         self.dialler.cancel_all();
         self.hurry_endings();
-        self.accept_rests_until = None;
     }
 
     /// Ends the capture once nobody is left to be read, accepted or dialled.
     fn drain(&mut self) {
-        let shutdown = &mut self.recorder.capture.shutdown;
-        if self.devices.are_done() {
-            shutdown.handle_finished();
+        let capture = &mut self.recorder.capture;
+        let open = capture.totals().open;
+        if self.devices.are_done() || capture.has_opened_all() && open == 0 {
+            capture.shutdown.handle_finished();
         }
-        let is_draining = shutdown.phase() == Phase::Draining;
-        let open = self.recorder.capture.totals().open;
-        if is_draining && open == 0 && !self.has_unaccepted() {
+        let is_draining = capture.shutdown.phase() == Phase::Draining;
+        if is_draining && open == 0 && !self.door.has_unaccepted() {
             self.recorder.end();
         }
         self.recorder.flush();
-    }
-
-    /// Whether somebody may wait to be accepted.
-    fn has_unaccepted(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.may_accept)
     }
 }
 

@@ -246,13 +246,20 @@ impl Output {
         &self.name
     }
 
+    /// Whether records wait for it.
+    pub fn is_behind(&self) -> bool {
+        self.queue.waiting() > 0
+    }
+
     /// How it stands.
-    pub fn statistics(&self) -> OutputStatistics {
+    pub fn statistics(&self, now: Timestamp) -> OutputStatistics {
         OutputStatistics {
             name: self.name.clone(),
             written: self.queue.written(),
             waiting: self.queue.waiting(),
+            lag: self.queue.lag(now),
             missed: self.queue.missed(),
+            gaps: self.queue.gaps(),
         }
     }
 }

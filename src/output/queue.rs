@@ -51,6 +51,7 @@ pub(super) struct Queue {
     written: AtomicU64,
     waiting: AtomicU64,
     missed: AtomicU64,
+    gaps: AtomicU64,
     worked_off: AtomicU64,
     /// What is still to be done for closed files once the worker has finished.
     chores: AtomicUsize,
@@ -62,6 +63,8 @@ struct Inner {
     jobs: VecDeque<Job>,
     /// Bytes of the pool that queued batches hold, and the one that is being encoded.
     held: usize,
+    /// When the batch was seen that was taken last, until all that was taken is written.
+    in_hand: Option<Timestamp>,
     gap: Option<Gap>,
     patience: Patience,
     state: State,
@@ -73,6 +76,7 @@ impl Queue {
             inner: Mutex::new(Inner {
                 jobs: VecDeque::new(),
                 held: 0,
+                in_hand: None,
                 gap: None,
                 patience: Patience::default(),
                 state: State::Running,
@@ -85,6 +89,7 @@ impl Queue {
             written: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
             worked_off: AtomicU64::new(0),
             chores: AtomicUsize::new(0),
             doorbell,
@@ -115,6 +120,7 @@ impl Queue {
             drop(inner);
             self.torn.store(true, SeqCst);
             self.missed.fetch_add(batch.records(), SeqCst);
+            self.gaps.fetch_add(u64::from(is_first), SeqCst);
             return is_to_be_said;
         }
         self.take(inner, batch);
@@ -191,6 +197,22 @@ impl Queue {
         self.missed.load(SeqCst)
     }
 
+    pub(super) fn gaps(&self) -> u64 {
+        self.gaps.load(SeqCst)
+    }
+
+    /// How long ago that was seen which is written next, or is being written.
+    pub(super) fn lag(&self, now: Timestamp) -> Duration {
+        let inner = self.inner();
+        let next = inner.jobs.iter().find_map(|job| match job {
+            Job::Batch(batch) => batch.time(),
+            Job::Gap(gap) => Some(gap.time),
+            Job::Reopen(_) | Job::Finish => None,
+        });
+        let since = inner.in_hand.or(next).unwrap_or(now);
+        now.elapsed().saturating_sub(since.elapsed())
+    }
+
     pub(super) fn chores(&self) -> usize {
         self.chores.load(SeqCst)
     }
@@ -205,7 +227,11 @@ impl Queue {
             // Nothing more comes to push it: the reader is back, the senders may be silent.
             inner.flush_gap();
         }
-        inner.jobs.pop_front()
+        let job = inner.jobs.pop_front();
+        if let Some(Job::Batch(batch)) = &job {
+            inner.in_hand = batch.time();
+        }
+        job
     }
 
     /// A batch is encoded and no longer held.
@@ -261,7 +287,9 @@ impl Queue {
         self.written.fetch_add(bytes, SeqCst);
     }
 
+    /// All that was taken is written: so many records.
     pub(super) fn count_done(&self, records: u64) {
+        self.inner().in_hand = None;
         self.waiting.fetch_sub(records, SeqCst);
     }
 
@@ -282,6 +310,7 @@ impl Queue {
         let jobs = {
             let mut inner = self.inner();
             inner.state = state;
+            inner.in_hand = None;
             mem::take(&mut inner.jobs)
         };
         self.idle.store(false, SeqCst);

@@ -185,7 +185,10 @@ impl Worker {
             Target::File(live) => live.flush(&mut self.outlet),
             Target::Many(many) => many.flush(&mut self.outlet),
         }
-        self.outlet.queue.count_done(mem::take(&mut self.encoded));
+        match mem::take(&mut self.encoded) {
+            0 => {}
+            records => self.outlet.queue.count_done(records),
+        }
         Ok(())
     }
 

@@ -66,3 +66,44 @@ impl<K: Copy + Ord> Deadlines<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_hundred_thousand_cost_nothing_while_nothing_is_due() {
+        const MANY: u64 = 100_000;
+        let mut deadlines = Deadlines::default();
+        for key in 0..MANY {
+            deadlines.insert(1_000_000 + key, key);
+        }
+        let asked = Cell::new(0u64);
+        // All have been active since: each is due a second later than was thought.
+        let due = |key| {
+            asked.set(asked.get() + 1);
+            Some(2_000_000 + key)
+        };
+        for now_us in 0..1_000_000 {
+            assert_eq!(deadlines.expired(now_us, due), None);
+        }
+        assert_eq!(asked.get(), 0, "something was looked at");
+        // When its time comes, each is looked at once, and keeps one entry.
+        assert_eq!(deadlines.expired(1_000_000 + MANY, due), None);
+        assert_eq!(asked.get(), MANY);
+        assert_eq!(deadlines.entries() as u64, MANY);
+        assert_eq!(deadlines.next(), Some(2_000_000));
+    }
+
+    #[test]
+    fn what_is_gone_is_swept_away() {
+        let mut deadlines = Deadlines::default();
+        for key in 0..1_000u64 {
+            deadlines.insert(u64::MAX, key);
+            deadlines.sweep(1, |live| live == key);
+            assert!(deadlines.entries() <= 2 + SWEPT_FROM);
+        }
+    }
+}

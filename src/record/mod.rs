@@ -150,6 +150,8 @@ pub struct Totals {
     pub opened: u64,
     /// Connections that are open now.
     pub open: u64,
+    /// Peers that were not let in. Nothing is recorded of them.
+    pub refused: u64,
     /// Bytes recorded that peers sent.
     pub in_bytes: u64,
     /// Bytes recorded that were sent to peers.

@@ -4,7 +4,6 @@
 //! and fixed, so that every run of the test writes the same bytes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wiretape::capture::{self, Capture};
 use wiretape::codec::ndjson::Reader;
@@ -63,14 +62,7 @@ fn start() -> Start {
 
 /// The records of a run in which one peer sends `bytes`, [`CHUNK`] at a time, and ends.
 fn capture(bytes: &[u8], framing: Framing) -> Batch {
-    let mut capture = Capture::new(capture::Config {
-        framing,
-        max_conns: 1,
-        idle_timeout: None,
-        max_age: None,
-        drain: Duration::ZERO,
-        carry_limit: ARENA_SIZE,
-    });
+    let mut capture = Capture::new(capture::Config::new(framing));
     let mut clock = Clock::default();
     let pool = BatchPool::new(ARENA_SIZE, 0, framing, Arc::new(Doorbell::new(|| {})));
     capture.handle_batch(pool.acquire().expect("an empty pool gives"));
@@ -81,7 +73,7 @@ fn capture(bytes: &[u8], framing: Framing) -> Batch {
         local: "192.0.2.1:1234".into(),
         target: None,
     };
-    let slot = capture.handle_open(endpoints, clock.next());
+    let slot = capture.handle_open(endpoints, None, clock.next());
     for chunk in bytes.chunks(CHUNK) {
         assert!(capture.has_room(Some(slot)), "a sample fits one batch");
         capture.read_buffer(slot, Direction::In)[..chunk.len()].copy_from_slice(chunk);

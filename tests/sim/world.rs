@@ -85,12 +85,12 @@ impl World {
             usize::MAX
         };
         let config = Config {
-            framing,
             max_conns: rng.usize(1..12),
             idle_timeout,
             max_age,
             drain: Duration::from_micros(rng.u64(1..200_000)),
             carry_limit,
+            ..Config::new(framing)
         };
         let limit = rng.usize(2..5) * BatchPool::batch_cost(ARENA);
         let doorbell = Arc::new(Doorbell::new(|| {}));
@@ -219,7 +219,7 @@ impl World {
             local: "192.0.2.1:1234".into(),
             target: None,
         };
-        let slot = self.capture.handle_open(endpoints, self.now);
+        let slot = self.capture.handle_open(endpoints, None, self.now);
         assert!(
             self.peers.iter().all(|peer| peer.slot != slot),
             "a slot twice"

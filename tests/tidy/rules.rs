@@ -32,7 +32,7 @@ pub(crate) const ROOMS: [(&str, &[&str]); 11] = [
     ("dial", &[]),
     ("relay", &["record"]),
     ("replay", &["record"]),
-    ("notice", &["record", "replay"]),
+    ("notice", &["record", "capture", "replay"]),
     ("input", &["record", "notice", "codec"]),
     ("output", &["record", "notice", "codec"]),
     (
@@ -68,6 +68,7 @@ const HOMES: [(&[&str], &[&str]); 12] = [
     (&["socket2"], &["src/engine/"]),
     (&["signal_hook"], &["src/engine/"]),
     (&["signal_hook_mio"], &["src/engine/"]),
+    // Addresses are values, and anybody's: `core::net` has them.
     (&["std", "net"], &["src/engine/"]),
     (&["std", "os", "unix", "net"], &["src/engine/"]),
     // The clocks: their types may be converted anywhere, but read in one place.

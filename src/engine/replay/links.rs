@@ -87,7 +87,7 @@ impl Playback<'_> {
             target: None,
         };
         let now = self.clock.now();
-        let slot = self.recorder.capture.handle_open(endpoints, now);
+        let slot = self.recorder.capture.handle_open(endpoints, None, now);
         entry.insert(Link {
             session,
             stream,

@@ -1,0 +1,349 @@
+//! Who is let in: accepted, admitted or refused; and what happens where that has its limits.
+
+use std::io;
+
+use mio::Token;
+
+use super::FIRST_LISTENER;
+use super::listen::{Accepted, Listener, Remedy};
+use super::proxy::Relayed;
+use super::stream::Stream;
+use super::turn::{Engine, Kind};
+use crate::capture::admission::Refusal;
+use crate::capture::shutdown::Phase;
+use crate::notice::{Notice, Patience, describe};
+use crate::record::time::Clock;
+use crate::record::{CloseReason, Endpoints};
+use crate::relay::Side;
+
+/// Accepts a turn and listener, so that a storm of connections does not starve those that are open.
+const ACCEPTS_A_TURN: usize = 64;
+
+/// When accepting has failed for want of something, it is tried again after this long, if no
+/// connection closes before.
+const ACCEPT_RETRY_US: u64 = 100_000;
+
+/// The listening sockets of a run, and what there is to say of those who come.
+#[derive(Debug)]
+pub(super) struct Door {
+    listeners: Vec<Listener>,
+    /// Tokens from here on are those of connections.
+    first_conn: usize,
+    /// The listener whose turn it is to be the first.
+    first: usize,
+    /// Accepting failed for want of something; microseconds since the start of the run.
+    rests_until_us: Option<u64>,
+    /// One that would be one too many of its address. It is decided on in the next turn: the end of another
+    /// that came before it may be known to the kernel and not to the loop.
+    held: Option<Accepted>,
+    trouble: Patience,
+    crowd: Patience,
+    refusals: Refusals,
+}
+
+impl Door {
+    /// Listeners that are registered by [`FIRST_LISTENER`] and their place.
+    pub(super) fn new(listeners: Vec<Listener>) -> Self {
+        Self {
+            first_conn: FIRST_LISTENER + listeners.len(),
+            listeners,
+            first: 0,
+            rests_until_us: None,
+            held: None,
+            trouble: Patience::default(),
+            crowd: Patience::default(),
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// The first token that is a connection's.
+    pub(super) fn first_conn(&self) -> usize {
+        self.first_conn
+    }
+
+    /// The kernel has said something of this token, which is below [`Door::first_conn`].
+    pub(super) fn latch(&mut self, token: Token) {
+        // It may have been closed since the kernel spoke.
+        if let Some(listener) = self.listeners.get_mut(token.0 - FIRST_LISTENER) {
+            listener.may_accept = true;
+        }
+    }
+
+    /// Whether somebody may wait to be let in.
+    pub(super) fn has_unaccepted(&self) -> bool {
+        self.held.is_some() || self.listeners.iter().any(|listener| listener.may_accept)
+    }
+
+    /// Whether it rests, for want of something.
+    pub(super) fn rests(&self) -> bool {
+        self.rests_until_us.is_some()
+    }
+
+    /// Something has come free: there is no more reason to rest.
+    pub(super) fn wake(&mut self) {
+        self.rests_until_us = None;
+    }
+
+    /// When to look again.
+    pub(super) fn deadline_us(&self) -> Option<u64> {
+        let refusals = self.refusals.deadline_us();
+        self.rests_until_us.into_iter().chain(refusals).min()
+    }
+
+    /// Lets nobody new in; those who wait in the kernel's queue still come.
+    pub(super) fn quiet(&mut self) {
+        self.wake();
+        for listener in &mut self.listeners {
+            listener.quiet();
+        }
+    }
+
+    /// Listens no more. Whoever waits is reset.
+    fn close(&mut self) {
+        self.listeners.clear();
+        if let Some(held) = self.held.take() {
+            held.refuse();
+        }
+    }
+
+    fn rest(&mut self, now_us: u64) {
+        self.rests_until_us = Some(now_us + ACCEPT_RETRY_US);
+    }
+}
+
+/// Refusals, said at once and then once in a while.
+#[derive(Debug, Default)]
+struct Refusals {
+    unsaid: u64,
+    last: Option<(String, Refusal)>,
+    patience: Patience,
+}
+
+impl Refusals {
+    fn handle_refused(&mut self, peer: String, why: Refusal) {
+        self.unsaid += 1;
+        self.last = Some((peer, why));
+    }
+
+    /// What is to be said now, with so many in all.
+    fn poll(&mut self, total: u64, now_us: u64) -> Option<Notice> {
+        let (peer, why) = self.last.as_ref()?;
+        if self.unsaid == 0 || !self.patience.is_to_be_said(now_us) {
+            return None;
+        }
+        Some(Notice::Refused {
+            count: std::mem::take(&mut self.unsaid),
+            total,
+            peer: peer.clone(),
+            why: *why,
+        })
+    }
+
+    fn deadline_us(&self) -> Option<u64> {
+        (self.unsaid > 0).then(|| self.patience.due_us())
+    }
+}
+
+impl Engine {
+    /// Lets in who waits, so many a turn.
+    pub(super) fn accept(&mut self) {
+        let now_us = self.clock.now().elapsed_us;
+        self.tell_refused(now_us);
+        let door = &mut self.door;
+        door.rests_until_us = door.rests_until_us.filter(|&until| now_us < until);
+        // Each in its turn is the first: where connections come free one by one, all are served.
+        door.first = (door.first + 1) % door.listeners.len().max(1);
+        self.decide();
+        for nth in 0..self.door.listeners.len() {
+            let nth = (self.door.first + nth) % self.door.listeners.len();
+            for _ in 0..ACCEPTS_A_TURN {
+                if !self.accepts() || !self.door.listeners[nth].may_accept {
+                    break;
+                }
+                if !self.recorder.make_room(None) {
+                    return;
+                }
+                match self.door.listeners[nth].accept() {
+                    Ok(accepted) => self.receive(accepted),
+                    Err(error) => match Remedy::of(&error) {
+                        Remedy::Wait => self.door.listeners[nth].may_accept = false,
+                        Remedy::Next => {}
+                        Remedy::Rest => self.rest_accepting(error),
+                    },
+                }
+                if self.recorder.capture.has_opened_all() {
+                    return self.door.close();
+                }
+            }
+        }
+        self.tell_crowd(now_us);
+    }
+
+    /// Whether one more may be accepted now.
+    fn accepts(&self) -> bool {
+        self.recorder.capture.may_open() && !self.door.rests() && self.door.held.is_none()
+    }
+
+    /// Whether the next turn lets somebody in, if there is room to record that.
+    pub(super) fn has_callers(&self) -> bool {
+        let may_open = self.recorder.capture.may_open();
+        match self.door.held {
+            Some(_) => may_open,
+            None => self.accepts() && self.door.has_unaccepted(),
+        }
+    }
+
+    fn rest_accepting(&mut self, error: io::Error) {
+        let now_us = self.clock.now().elapsed_us;
+        self.door.rest(now_us);
+        if self.door.trouble.is_to_be_said(now_us) {
+            self.notify.say(Notice::AcceptFailed(error));
+        }
+    }
+
+    /// What becomes of one who was accepted.
+    fn receive(&mut self, accepted: Accepted) {
+        match self.recorder.capture.admit(accepted.ip()) {
+            Ok(()) => self.open(accepted),
+            Err(Refusal::TooMany) => self.door.held = Some(accepted),
+            Err(why) => self.refuse(accepted, why),
+        }
+    }
+
+    /// What becomes of the one that is held. Whatever the kernel knew when it came is known by now.
+    fn decide(&mut self) {
+        if self.door.held.is_none()
+            || !self.recorder.capture.may_open()
+            || !self.recorder.make_room(None)
+        {
+            return;
+        }
+        if let Some(held) = self.door.held.take() {
+            match self.recorder.capture.admit(held.ip()) {
+                Ok(()) => self.open(held),
+                Err(why) => self.refuse(held, why),
+            }
+        }
+        if self.recorder.capture.has_opened_all() {
+            self.door.close();
+        }
+    }
+
+    /// Sends one away before anything is read of it.
+    fn refuse(&mut self, accepted: Accepted, why: Refusal) {
+        let peer = accepted.ip().map(|ip| ip.to_canonical().to_string());
+        accepted.refuse();
+        self.recorder.capture.handle_refused();
+        let refusals = &mut self.door.refusals;
+        refusals.handle_refused(peer.unwrap_or_default(), why);
+    }
+
+    fn open(&mut self, accepted: Accepted) {
+        let now = self.clock.now();
+        let target = self.proxy.as_ref().map(|proxy| proxy.name().into());
+        let endpoints = Endpoints {
+            conn: self.recorder.capture.next_conn(),
+            peer: accepted.peer().into(),
+            local: accepted.local().into(),
+            target,
+        };
+        let id = endpoints.conn;
+        let capture = &mut self.recorder.capture;
+        let slot = capture.handle_open(endpoints, accepted.ip(), now);
+        let mut stream = Stream::new(accepted.into_socket());
+        let writes = self.proxy.is_some();
+        let token = self.token(slot, Side::Peer);
+        if let Err(error) = stream.register(self.poll.registry(), token, writes) {
+            let reason = CloseReason::Error(describe(&error).into());
+            self.recorder.capture.handle_close(slot, reason, now);
+            self.rest_accepting(error);
+            return;
+        }
+        let kind = match self.proxy {
+            None => Kind::Source(stream),
+            Some(_) => Kind::Relayed(Box::new(Relayed::new(stream))),
+        };
+        self.insert(slot, id, kind);
+        if self.recorder.capture.shutdown.phase() != Phase::Running {
+            self.retire(slot, CloseReason::Shutdown);
+        } else if self.proxy.is_some() {
+            self.dial_target(slot, id);
+        }
+    }
+
+    // --- what is said ----------------------------------------------------------------------------
+
+    /// Says that peers wait because as many are here as may be, where that is so.
+    fn tell_crowd(&mut self, now_us: u64) {
+        let capture = &self.recorder.capture;
+        let is_full = !capture.may_open() && capture.shutdown.phase() == Phase::Running;
+        let door = &mut self.door;
+        if !is_full || !door.crowd.is_due(now_us) {
+            return;
+        }
+        for listener in &mut door.listeners {
+            // The kernel tells of whoever comes after this.
+            listener.may_accept = listener.may_accept && listener.has_waiting();
+        }
+        if door.has_unaccepted() && door.crowd.is_to_be_said(now_us) {
+            let open = capture.totals().open;
+            self.notify.say(Notice::Crowded { open });
+        }
+    }
+
+    fn tell_refused(&mut self, now_us: u64) {
+        let total = self.recorder.capture.totals().refused;
+        if let Some(notice) = self.door.refusals.poll(total, now_us) {
+            self.notify.say(notice);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::notice::NOTICE_INTERVAL_US;
+
+    /// Refusals at these times, in milliseconds, and what is said of how many at each.
+    fn check(script: &[(u64, u64, Option<u64>)]) {
+        let mut refusals = Refusals::default();
+        let mut total = 0;
+        for &(at_ms, refused, expected) in script {
+            for _ in 0..refused {
+                total += 1;
+                refusals.handle_refused("192.0.2.1".to_owned(), Refusal::Denied);
+            }
+            let said = refusals
+                .poll(total, at_ms * 1000)
+                .map(|notice| match notice {
+                    Notice::Refused { count, .. } => count,
+                    other => panic!("{other:?}"),
+                });
+            assert_eq!(said, expected, "at {at_ms} ms");
+        }
+    }
+
+    #[test]
+    fn refusals_are_said_at_once_and_then_once_in_a_while() {
+        check(&[
+            (0, 0, None),
+            (10, 1, Some(1)),
+            (20, 1000, None),
+            (5_000, 1000, None),
+            (5_010, 0, Some(2000)),
+            (60_000, 0, None),
+            (60_001, 3, Some(3)),
+        ]);
+    }
+
+    #[test]
+    fn what_was_not_said_is_said_in_its_time_though_nobody_comes() {
+        let mut refusals = Refusals::default();
+        assert_eq!(refusals.deadline_us(), None);
+        refusals.handle_refused("192.0.2.1".to_owned(), Refusal::TooMany);
+        assert!(refusals.poll(1, 7).is_some());
+        assert_eq!(refusals.deadline_us(), None);
+        refusals.handle_refused("192.0.2.1".to_owned(), Refusal::TooMany);
+        assert_eq!(refusals.deadline_us(), Some(7 + NOTICE_INTERVAL_US));
+    }
+}
