@@ -148,6 +148,16 @@ fn one_file_by_two_names_is_found_out() {
 
 /// What clap says takes more than a line: the mistake, and how to ask for help.
 #[test]
+fn who_may_connect_is_not_for_unix_sockets_to_say() {
+    for flag in ["--allow", "--deny"] {
+        let said = format!("{flag}: peers of a Unix socket have no IP address");
+        check(&["unix:x", flag, "10.0.0.0/8"], 2, &said);
+    }
+    let args = ["unix:x", "unix:y", "--max-conns-per-ip", "1"];
+    check(&args, 2, "--max-conns-per-ip: peers of a Unix socket");
+}
+
+#[test]
 fn arguments_that_are_not_understood() {
     for (args, expected) in [
         (

@@ -3,6 +3,7 @@
 //! Every test listens on port 0 and waits for the listening line; none sleeps. Tests that need a
 //! program which is not installed say "skipped"; with `WIRETAPE_TEST_ALL=1` they fail instead.
 
+mod admission;
 mod bad_input;
 mod breaks;
 mod capture;
@@ -12,6 +13,7 @@ mod crash;
 mod faults;
 mod files;
 mod hand;
+mod lifetime;
 mod limits;
 mod outputs;
 mod programs;
