@@ -27,11 +27,11 @@ impl Bar {
             let target = ProgressDrawTarget::stderr_with_hz(10);
             ProgressBar::with_draw_target(Some(STEPS), target).with_style(style)
         });
+        bar.set_message(text);
         match done {
             Some(done) => bar.set_position((done * STEPS as f64) as u64),
             None => bar.tick(),
         }
-        bar.set_message(text);
     }
 
     /// Says a line above it.
