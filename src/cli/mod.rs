@@ -24,7 +24,9 @@ use crate::engine::devices::Message;
 use crate::engine::{self, Outcome, Recording};
 use crate::notice::Notify;
 use args::{Args, Command};
+pub use outputs::WantedOutput;
 use outputs::is_seen;
+pub use plan::UsageError;
 use report::Reporter;
 
 /// Exit statuses, beside 0 for success.

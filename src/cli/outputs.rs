@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
 
 use super::args::{Compress, OutputArgs, Stall, When};
 use super::plan::{UsageError, usage};
@@ -50,11 +51,11 @@ pub(super) fn outputs(
     let mut specs: Vec<OutputSpec> = Vec::new();
     let mut taken: Vec<(PathBuf, String)> = Vec::new();
     for (name, text) in wanted {
-        let Wanted {
+        let WantedOutput {
             format,
             place,
             compression,
-        } = wanted_output(text)?;
+        } = text.parse()?;
         let spec = OutputSpec {
             format,
             color: color(args, &place),
@@ -106,46 +107,54 @@ fn color(args: &OutputArgs, place: &PlaceSpec) -> Color {
     }
 }
 
-/// What one `-o` says.
-struct Wanted {
-    format: Format,
-    place: PlaceSpec,
-    compression: Option<Compression>,
+/// What one `-o` says: `[FORMAT:]PATH`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedOutput {
+    /// What it looks like: as it is named, or as the extension tells.
+    pub format: Format,
+    /// Where it goes.
+    pub place: PlaceSpec,
+    /// How it is compressed as it is written, if it is.
+    pub compression: Option<Compression>,
 }
 
-fn wanted_output(text: &str) -> Result<Wanted, UsageError> {
-    let (format, path) = split_format(text)?;
-    if path.is_empty() {
-        return usage(format!(
-            "-o {text}: the path is missing; `-` is standard output"
-        ));
+impl FromStr for WantedOutput {
+    type Err = UsageError;
+
+    fn from_str(text: &str) -> Result<Self, UsageError> {
+        let (format, path) = split_format(text)?;
+        if path.is_empty() {
+            return usage(format!(
+                "-o {text}: the path is missing; `-` is standard output"
+            ));
+        }
+        if path == "-" {
+            return Ok(Self {
+                format: format.unwrap_or(Format::Text),
+                place: PlaceSpec::Stdout,
+                compression: None,
+            });
+        }
+        let place = match Template::parse(path) {
+            None => PlaceSpec::File(path.into()),
+            Some(Ok(template)) => PlaceSpec::Template(template),
+            Some(Err(error)) => return usage(format!("-o {text}: {error}")),
+        };
+        let (name, compression) = split_compression(Path::new(path));
+        let extension = name.extension().unwrap_or_default();
+        let format = format.unwrap_or(
+            match extension.to_string_lossy().to_ascii_lowercase().as_str() {
+                "ndjson" | "jsonl" | "json" => Format::Json,
+                "txt" | "log" => Format::Text,
+                _ => Format::Raw,
+            },
+        );
+        Ok(Self {
+            format,
+            place,
+            compression,
+        })
     }
-    if path == "-" {
-        return Ok(Wanted {
-            format: format.unwrap_or(Format::Text),
-            place: PlaceSpec::Stdout,
-            compression: None,
-        });
-    }
-    let place = match Template::parse(path) {
-        None => PlaceSpec::File(path.into()),
-        Some(Ok(template)) => PlaceSpec::Template(template),
-        Some(Err(error)) => return usage(format!("-o {text}: {error}")),
-    };
-    let (name, compression) = split_compression(Path::new(path));
-    let extension = name.extension().unwrap_or_default();
-    let format = format.unwrap_or(
-        match extension.to_string_lossy().to_ascii_lowercase().as_str() {
-            "ndjson" | "jsonl" | "json" => Format::Json,
-            "txt" | "log" => Format::Text,
-            _ => Format::Raw,
-        },
-    );
-    Ok(Wanted {
-        format,
-        place,
-        compression,
-    })
 }
 
 /// A path without `.zst` or `.gz`, and what that means.

@@ -30,7 +30,7 @@ use crate::replay::Pace;
 
 /// Arguments that make no sense, alone or together. One sentence, with what to do instead.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct UsageError(String);
+pub struct UsageError(String);
 
 impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

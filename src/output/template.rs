@@ -83,12 +83,13 @@ const MAX_NAME: usize = 255 - ".20261122T120259Z.000001.zst.tmp".len();
 
 /// What is filled in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Values<'a> {
-    pub(super) run: RunId,
+pub struct Values<'a> {
+    /// The run.
+    pub run: RunId,
     /// When the record was seen.
-    pub(super) wall: WallTime,
+    pub wall: WallTime,
     /// Absent where no connection is spoken of; then only the run and the date are known.
-    pub(super) endpoints: Option<&'a Endpoints>,
+    pub endpoints: Option<&'a Endpoints>,
 }
 
 impl Template {
@@ -136,7 +137,7 @@ impl Template {
     }
 
     /// The folder that everything lies in, which the user named; empty for the current one.
-    pub(super) fn folder(&self) -> &std::path::Path {
+    pub fn folder(&self) -> &std::path::Path {
         &self.folder
     }
 
@@ -169,7 +170,7 @@ impl Template {
     }
 
     /// The path below the folder, with all values filled in.
-    pub(super) fn expand(&self, values: &Values<'_>) -> PathBuf {
+    pub fn expand(&self, values: &Values<'_>) -> PathBuf {
         let mut path = PathBuf::new();
         for pieces in &self.names {
             let mut name = String::new();
