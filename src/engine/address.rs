@@ -58,7 +58,8 @@ impl FromStr for Address {
             return Ok(Self::AnyInterface(port));
         }
         let name = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-            Some(Some(inner)) => inner,
+            Some(Some(inner)) if is_ipv6(inner) => inner,
+            Some(Some(_)) => return Err(InvalidAddress("only an IPv6 address stands in brackets")),
             Some(None) => return Err(InvalidAddress("the closing bracket is missing")),
             None if host.contains(':') => {
                 return Err(InvalidAddress("an IPv6 address stands in brackets"));
@@ -74,6 +75,16 @@ fn port_has_sign(text: &str) -> bool {
     text.rsplit(':')
         .next()
         .is_some_and(|port| port.starts_with('+'))
+}
+
+/// An IPv6 address, with the zone of a link-local one behind it or without: `fe80::1%eth0`. Anything
+/// else in brackets would, as it is shown, be another address: `[*]:80` the port on every interface.
+fn is_ipv6(text: &str) -> bool {
+    let (address, zone) = match text.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (text, None),
+    };
+    address.parse::<Ipv6Addr>().is_ok() && zone != Some("")
 }
 
 impl fmt::Display for Address {
@@ -226,6 +237,23 @@ mod tests {
         // It may be that host or the network that is meant: the one is much more than the other.
         check_network("10.0.0.5/8", Err("in the network 10.0.0.0/8"));
         check_network("2001:db8::1/32", Err("in the network 2001:db8::/32"));
+    }
+
+    #[test]
+    fn brackets_hold_nothing_but_an_ipv6_address() {
+        check("[fe80::1%eth0]:80", host("fe80::1%eth0", 80));
+        check("[::ffff:192.0.2.1]:80", host("::ffff:192.0.2.1", 80));
+        for bad in [
+            "[]:80",
+            "[*]:80",
+            "[localhost]:80",
+            "[192.0.2.1]:80",
+            "[[::1]]:80",
+            "[fe80::1%]:80",
+            "[%eth0]:80",
+        ] {
+            check(bad, None);
+        }
     }
 
     #[test]
