@@ -15,7 +15,7 @@ use rules::{ROOMS, RULES};
 use source::Source;
 
 /// Folders whose Rust files are looked at.
-const FOLDERS: [&str; 2] = ["src", "tests"];
+const FOLDERS: [&str; 4] = ["src", "tests", "fuzz/src", "fuzz/fuzz_targets"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
