@@ -7,7 +7,7 @@ use crate::record::time::Clock;
 
 /// Reads the wall clock and the monotonic one, which counts from when this was made.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SystemClock {
+pub struct SystemClock {
     start: Instant,
 }
 

@@ -1,12 +1,15 @@
 //! The capture core and the way from it to the outputs, as every loop drives them: room is made for
 //! an event before it is recorded, a batch leaves when it is full or an output is idle, and where the
 //! outputs hold all memory the loop is starved and waits for them.
+//!
+//! It is public for the simulation of captures (`tests/sim`), which hands it a clock and the queues of
+//! outputs that are simulated too.
 
 use std::io;
 use std::sync::Arc;
 
 use super::clock::SystemClock;
-use super::router::Router;
+use super::router::{Allotment, Router};
 use super::{Error, Outcome, Recording, system};
 use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, READ_MIN, Slot};
@@ -23,10 +26,11 @@ const HOLD_US: u64 = 250;
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Recorder {
-    pub(super) capture: Capture,
+pub struct Recorder<C = SystemClock> {
+    /// What is recorded of which connection.
+    pub capture: Capture,
     router: Router,
-    clock: SystemClock,
+    clock: C,
     notify: Notify,
     /// Something was to be recorded and the outputs hold all memory.
     is_starved: bool,
@@ -52,13 +56,10 @@ impl Recorder {
         notify: &Notify,
     ) -> Result<Self, Error> {
         let framing = recording.capture.framing;
-        // Outputs that may miss records hold half of the buffer at most, so that the others never
-        // wait for them.
         let arena = arena_size(framing);
         let missing = outputs.iter().filter(|output| output.may_miss()).count();
-        let buffer = (recording.buffer).max((2 + missing) * BatchPool::batch_cost(arena));
-        let share = buffer / 2 / missing.max(1);
-        let batches = BatchPool::new(arena, buffer, framing, Arc::clone(doorbell));
+        let Allotment { limit, share } = Allotment::of(recording.buffer, arena, missing);
+        let batches = BatchPool::new(arena, limit, framing, Arc::clone(doorbell));
         let clock = SystemClock::start();
         let start = Arc::new(start);
         let surroundings = Surroundings {
@@ -73,27 +74,14 @@ impl Recorder {
             .map(|output| output.run(share, &surroundings))
             .collect::<io::Result<Vec<Output>>>()
             .map_err(system("start an output"))?;
-        let mut recorder = Self {
-            capture: Capture::new(recording.capture.clone()),
-            router: Router::new(batches, outputs, recording.pacing),
-            clock,
-            notify: notify.clone(),
-            is_starved: false,
-            outputs_rest_until: None,
-            status: recording.status_every.map(|every| Status {
-                every_us: micros(every),
-                due_us: micros(every),
-            }),
-        };
-        recorder.make_room(None);
-        // Starting the outputs took its time; the run began before that.
-        let now = clock.now();
-        let began_us = now.wall.unix_micros().saturating_sub(now.elapsed_us);
-        let now = Timestamp {
-            wall: WallTime::from_unix_micros(began_us),
-            elapsed_us: 0,
-        };
-        recorder.capture.handle_start(Start::clone(&start), now);
+        let router = Router::new(batches, outputs, recording.pacing);
+        let capture = Capture::new(recording.capture.clone());
+        let mut recorder = Self::new(capture, router, clock, notify.clone());
+        recorder.status = recording.status_every.map(|every| Status {
+            every_us: micros(every),
+            due_us: micros(every),
+        });
+        recorder.begin(Start::clone(&start));
         Ok(recorder)
     }
 
@@ -101,12 +89,40 @@ impl Recorder {
     pub(super) fn clock(&self) -> SystemClock {
         self.clock
     }
+}
+
+impl<C: Clock> Recorder<C> {
+    /// A recorder of a run that has not begun.
+    pub fn new(capture: Capture, router: Router, clock: C, notify: Notify) -> Self {
+        Self {
+            capture,
+            router,
+            clock,
+            notify,
+            is_starved: false,
+            outputs_rest_until: None,
+            status: None,
+        }
+    }
+
+    /// Records the start of the run.
+    pub fn begin(&mut self, start: Start) {
+        self.make_room(None);
+        // Starting the outputs took its time; the run began before that.
+        let now = self.clock.now();
+        let began_us = now.wall.unix_micros().saturating_sub(now.elapsed_us);
+        let now = Timestamp {
+            wall: WallTime::from_unix_micros(began_us),
+            elapsed_us: 0,
+        };
+        self.capture.handle_start(start, now);
+    }
 
     // --- batches ---------------------------------------------------------------------------------
 
     /// Makes sure that the next event, of the connection at `slot` or of none, can be recorded.
     /// `false` while the outputs hold all memory: then the loop waits for them.
-    pub(super) fn make_room(&mut self, slot: Option<Slot>) -> bool {
+    pub fn make_room(&mut self, slot: Option<Slot>) -> bool {
         if self.capture.has_room(slot) {
             return true;
         }
@@ -125,7 +141,7 @@ impl Recorder {
     }
 
     /// Sends what is recorded if it would be written at once.
-    pub(super) fn send_if_idle(&mut self) {
+    pub fn send_if_idle(&mut self) {
         if self.has_something_to_send() {
             self.send();
         }
@@ -136,7 +152,7 @@ impl Recorder {
     }
 
     /// Whether what could be sent may as well wait for what comes next: it has not waited for long.
-    pub(super) fn may_hold(&self) -> bool {
+    pub fn may_hold(&self) -> bool {
         let held_us = |since: Timestamp| {
             let now_us = self.clock.now().elapsed_us;
             now_us.saturating_sub(since.elapsed_us)
@@ -152,17 +168,17 @@ impl Recorder {
     }
 
     /// Whether something waits for room. Nothing more is read in this turn.
-    pub(super) fn is_starved(&self) -> bool {
+    pub fn is_starved(&self) -> bool {
         self.is_starved
     }
 
     /// A turn begins: it may be tried again to make room.
-    pub(super) fn begin_turn(&mut self) {
+    pub fn begin_turn(&mut self) {
         self.is_starved = false;
     }
 
     /// The look behind the arming of the doorbell: whether what the loop would sleep for is there.
-    pub(super) fn has_more_to_do(&mut self) -> bool {
+    pub fn has_more_to_do(&mut self) -> bool {
         let now_us = self.clock.now().elapsed_us;
         (self.is_starved
             && self.router.pool.has_batch()
@@ -171,7 +187,7 @@ impl Recorder {
     }
 
     /// When to look again, in microseconds since the start of the run.
-    pub(super) fn deadline_us(&self) -> Option<u64> {
+    pub fn deadline_us(&self) -> Option<u64> {
         let outputs = self.outputs_rest_until.filter(|_| self.is_starved);
         let status = self.status.as_ref().map(|status| status.due_us);
         let deadlines = [outputs, status, self.capture.deadline_us()];
@@ -193,7 +209,7 @@ impl Recorder {
     }
 
     /// Has every output open its file anew, behind what came so far.
-    pub(super) fn reopen(&mut self) {
+    pub fn reopen(&mut self) {
         self.send();
         self.router.reopen(self.clock.now());
     }
@@ -202,7 +218,7 @@ impl Recorder {
 
     /// Records the end of the run, if there is room, and has the outputs end behind it. Every
     /// connection has been closed.
-    pub(super) fn end(&mut self) {
+    pub fn end(&mut self) {
         if !self.make_room(None) {
             return;
         }
@@ -213,7 +229,7 @@ impl Recorder {
     }
 
     /// Looks whether the outputs have written everything since they were told to end.
-    pub(super) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         let is_flushing = self.capture.shutdown.phase() == Phase::Flushing;
         if is_flushing && self.router.have_all_ended() && self.router.chores() == 0 {
             self.capture.shutdown.handle_flushed();
@@ -222,7 +238,7 @@ impl Recorder {
 
     /// How the run has ended, if it has; said, too. `has_unaccepted` is whether somebody may still
     /// wait to be accepted.
-    pub(super) fn poll_outcome(&self, has_unaccepted: bool) -> Option<Outcome> {
+    pub fn poll_outcome(&self, has_unaccepted: bool) -> Option<Outcome> {
         match self.capture.shutdown.phase() {
             Phase::Done(ending) => {
                 self.say_ending(ending, has_unaccepted);
@@ -244,19 +260,19 @@ impl Recorder {
     }
 
     /// Whether anybody is to see what is recorded.
-    pub(super) fn has_outputs(&self) -> bool {
+    pub fn has_outputs(&self) -> bool {
         !self.router.outputs().is_empty()
     }
 
     /// Whether there were outputs, and all have gone because their readers have.
-    pub(super) fn have_outputs_closed(&self) -> bool {
+    pub fn have_outputs_closed(&self) -> bool {
         let outputs = self.router.outputs();
         let is_closed = |output: &Output| output.state() == State::Closed;
         !outputs.is_empty() && outputs.iter().all(is_closed)
     }
 
     /// Whether the run has ended with everything written.
-    pub(super) fn is_finished(&self) -> bool {
+    pub fn is_finished(&self) -> bool {
         let phase = self.capture.shutdown.phase();
         let is_over = matches!(phase, Phase::Done(Ending::Whole | Ending::DeadlinePassed));
         is_over && self.is_all_written()
@@ -287,7 +303,7 @@ impl Recorder {
     }
 
     /// How things stand.
-    pub(super) fn statistics(&self) -> Statistics {
+    pub fn statistics(&self) -> Statistics {
         let outputs = self.router.outputs().iter();
         let now = self.clock.now();
         Statistics {

@@ -8,13 +8,35 @@ use crate::record::time::micros;
 
 /// The outputs, and the memory between them and the sockets.
 #[derive(Debug)]
-pub(super) struct Router {
+pub struct Router {
     pub(super) pool: BatchPool,
     outputs: Vec<Output>,
     is_finishing: bool,
     pacing: Pacing,
     /// By output: since when it has had no room and worked nothing off, and how much it had by then.
     standing: Vec<Option<Standing>>,
+}
+
+/// How the buffer is shared out, so that outputs that may miss records hold half of it at most, and the
+/// others never wait for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allotment {
+    /// Bytes in all.
+    pub limit: usize,
+    /// Bytes that one output that may miss records holds at most.
+    pub share: usize,
+}
+
+impl Allotment {
+    /// Of `buffer` bytes, raised to what is needed for batches with arenas of `arena` bytes and for so
+    /// many outputs that may miss records.
+    pub fn of(buffer: usize, arena: usize, missing: usize) -> Self {
+        let limit = buffer.max((2 + missing) * BatchPool::batch_cost(arena));
+        Self {
+            limit,
+            share: limit / 2 / missing.max(1),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +46,8 @@ struct Standing {
 }
 
 impl Router {
-    pub(super) fn new(pool: BatchPool, outputs: Vec<Output>, pacing: Pacing) -> Self {
+    /// `pool` is the memory; how far it waits for outputs that may miss records, `pacing` says.
+    pub fn new(pool: BatchPool, outputs: Vec<Output>, pacing: Pacing) -> Self {
         Self {
             pool,
             standing: vec![None; outputs.len()],

@@ -25,7 +25,7 @@ mod open;
 pub mod options;
 mod outlet;
 mod pipe;
-mod queue;
+pub mod queue;
 mod segment;
 #[cfg(test)]
 mod sim;
@@ -181,6 +181,15 @@ pub struct Output {
 }
 
 impl Output {
+    /// What the loop sees of an output whose worker has the other end of `queue`.
+    pub fn new(name: String, queue: Arc<Queue>, notify: Notify) -> Self {
+        Self {
+            name,
+            queue,
+            notify,
+        }
+    }
+
     /// Queues a batch. Never waits: the pool bounds what can be queued, and an output that may miss
     /// records misses them beyond its share. One that has ended takes nothing any more.
     pub fn send(&self, batch: &Arc<Batch>) {

@@ -190,11 +190,8 @@ impl OpenOutput {
         std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(run)?;
-        Ok(Output {
-            name: self.name,
-            queue,
-            notify: surroundings.notify.clone(),
-        })
+        let notify = surroundings.notify.clone();
+        Ok(Output::new(self.name, queue, notify))
     }
 }
 

@@ -18,27 +18,33 @@ use crate::record::doorbell::Doorbell;
 
 /// What a worker is asked to do, in the order in which it was asked.
 #[derive(Debug)]
-pub(super) enum Job {
+pub enum Job {
+    /// To record these.
     Batch(Arc<Batch>),
+    /// To tell that these are missing here.
     Gap(Gap),
+    /// To open its file anew, as was asked for at this time.
     Reopen(Timestamp),
+    /// To write all that it was given, and end.
     Finish,
 }
 
 /// Records that were counted instead of queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Gap {
+pub struct Gap {
     /// When the first was seen.
-    pub(super) time: Timestamp,
-    pub(super) first_seq: u64,
-    pub(super) records: u64,
+    pub time: Timestamp,
+    /// Number in the run of the first.
+    pub first_seq: u64,
+    /// How many they are.
+    pub records: u64,
     /// Payload bytes in them.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Unbounded in itself: what fills it are batches, and the pool bounds them.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub struct Queue {
     inner: Mutex<Inner>,
     pushed: Condvar,
     /// Bytes that it holds at most, where records may be missed; else it holds what it is given.
@@ -71,7 +77,9 @@ struct Inner {
 }
 
 impl Queue {
-    pub(super) fn new(share: Option<usize>, doorbell: Arc<Doorbell>) -> Self {
+    /// An empty queue. `share` is how many bytes of the pool it holds at most, where its output may miss
+    /// records; `doorbell` wakes the loop.
+    pub fn new(share: Option<usize>, doorbell: Arc<Doorbell>) -> Self {
         Self {
             inner: Mutex::new(Inner {
                 jobs: VecDeque::new(),
@@ -104,7 +112,7 @@ impl Queue {
     // --- the loop's side -------------------------------------------------------------------------
 
     /// Queues a batch, or counts it as missed; whether that is to be said.
-    pub(super) fn push_batch(&self, batch: &Arc<Batch>) -> bool {
+    pub fn push_batch(&self, batch: &Arc<Batch>) -> bool {
         let mut inner = self.inner();
         if inner.state != State::Running {
             return false;
@@ -128,7 +136,7 @@ impl Queue {
     }
 
     /// Queues the last batch, whatever is queued: an output ends with the run's `end`.
-    pub(super) fn push_last(&self, batch: &Arc<Batch>) {
+    pub fn push_last(&self, batch: &Arc<Batch>) {
         let inner = self.inner();
         if inner.state == State::Running {
             self.take(inner, batch);
@@ -142,7 +150,8 @@ impl Queue {
         self.push_job(inner, Job::Batch(Arc::clone(batch)));
     }
 
-    pub(super) fn push(&self, job: Job) {
+    /// Queues what is no batch, behind all that is queued and the gap that is not.
+    pub fn push(&self, job: Job) {
         let mut inner = self.inner();
         if inner.state == State::Running {
             inner.flush_gap();
@@ -158,51 +167,59 @@ impl Queue {
     }
 
     /// Whether a batch of `charge` bytes would be missed now.
-    pub(super) fn is_full(&self, charge: usize) -> bool {
+    pub fn is_full(&self, charge: usize) -> bool {
         let inner = self.inner();
         inner.state == State::Running
             && self.share.is_some_and(|share| inner.is_full(share, charge))
     }
 
     /// Bytes of batches that were worked off, to tell whether it moves.
-    pub(super) fn worked_off(&self) -> u64 {
+    pub fn worked_off(&self) -> u64 {
         self.worked_off.load(SeqCst)
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether the worker waits, with nothing unwritten.
+    pub fn is_idle(&self) -> bool {
         self.idle.load(SeqCst)
     }
 
-    pub(super) fn has_ended(&self) -> bool {
+    /// Whether the worker has ended. Cheap.
+    pub fn has_ended(&self) -> bool {
         self.ended.load(SeqCst)
     }
 
-    pub(super) fn state(&self) -> State {
+    /// How far the worker has come.
+    pub fn state(&self) -> State {
         self.inner().state
     }
 
-    pub(super) fn is_torn(&self) -> bool {
+    /// Whether something is missing, or may be.
+    pub fn is_torn(&self) -> bool {
         self.torn.load(SeqCst)
     }
 
-    pub(super) fn written(&self) -> u64 {
+    /// Bytes that were written.
+    pub fn written(&self) -> u64 {
         self.written.load(SeqCst)
     }
 
-    pub(super) fn waiting(&self) -> u64 {
+    /// Records that were queued and are not all written.
+    pub fn waiting(&self) -> u64 {
         self.waiting.load(SeqCst)
     }
 
-    pub(super) fn missed(&self) -> u64 {
+    /// Records that were counted instead of queued.
+    pub fn missed(&self) -> u64 {
         self.missed.load(SeqCst)
     }
 
-    pub(super) fn gaps(&self) -> u64 {
+    /// How often it began to miss records.
+    pub fn gaps(&self) -> u64 {
         self.gaps.load(SeqCst)
     }
 
     /// How long ago that was seen which is written next, or is being written.
-    pub(super) fn lag(&self, now: Timestamp) -> Duration {
+    pub fn lag(&self, now: Timestamp) -> Duration {
         let inner = self.inner();
         let next = inner.jobs.iter().find_map(|job| match job {
             Job::Batch(batch) => batch.time(),
@@ -213,7 +230,8 @@ impl Queue {
         now.elapsed().saturating_sub(since.elapsed())
     }
 
-    pub(super) fn chores(&self) -> usize {
+    /// What is still to be done for closed files.
+    pub fn chores(&self) -> usize {
         self.chores.load(SeqCst)
     }
 
@@ -221,7 +239,7 @@ impl Queue {
 
     /// What was queued first, if anything is. A batch is [given back](Queue::give_back) once it is
     /// encoded.
-    pub(super) fn pop(&self) -> Option<Job> {
+    pub fn pop(&self) -> Option<Job> {
         let mut inner = self.inner();
         if inner.jobs.is_empty() {
             // Nothing more comes to push it: the reader is back, the senders may be silent.
@@ -235,7 +253,7 @@ impl Queue {
     }
 
     /// A batch is encoded and no longer held.
-    pub(super) fn give_back(&self, batch: Arc<Batch>) {
+    pub fn give_back(&self, batch: Arc<Batch>) {
         let charge = batch.charge();
         self.inner().held -= charge;
         self.worked_off.fetch_add(charge as u64, SeqCst);
@@ -248,65 +266,77 @@ impl Queue {
 
     /// Waits until something is queued, but not longer than `timeout`. The caller has written all
     /// that it was given.
-    pub(super) fn wait(&self, timeout: Option<Duration>) {
-        let mut inner = self.inner();
-        if inner.jobs.is_empty() {
-            self.idle.store(true, SeqCst);
-            // Outside the lock: the loop that wakes may push at once.
-            drop(inner);
-            self.doorbell.ring();
-            inner = self.inner();
-        }
+    pub fn wait(&self, timeout: Option<Duration>) {
+        self.become_idle();
+        let inner = self.inner();
         let is_empty = |inner: &mut Inner| inner.jobs.is_empty() && inner.gap.is_none();
         match timeout {
             None => drop(self.pushed.wait_while(inner, is_empty)),
             Some(timeout) => {
                 drop(self.pushed.wait_timeout_while(inner, timeout, is_empty));
-                self.idle.store(false, SeqCst);
+                self.become_busy();
             }
         }
     }
 
+    /// The worker is about to wait: it has written all that it was given, and the loop may know unless
+    /// more was queued by now.
+    pub fn become_idle(&self) {
+        let inner = self.inner();
+        if inner.jobs.is_empty() {
+            self.idle.store(true, SeqCst);
+            // Outside the lock: the loop that wakes may push at once.
+            drop(inner);
+            self.doorbell.ring();
+        }
+    }
+
+    /// The worker waits no more, though nothing was queued.
+    pub fn become_busy(&self) {
+        self.idle.store(false, SeqCst);
+    }
+
     /// Whether a reopening is asked for, however far behind.
-    pub(super) fn wants_reopening(&self) -> bool {
+    pub fn wants_reopening(&self) -> bool {
         let jobs = &self.inner().jobs;
         jobs.iter().any(|job| matches!(job, Job::Reopen(_)))
     }
 
     /// Lets `time` pass, with all that is queued still to be done.
-    pub(super) fn rest(&self, time: Duration) {
+    pub fn rest(&self, time: Duration) {
         std::thread::park_timeout(time);
     }
 
     /// Something is missing, or may be.
-    pub(super) fn tear(&self) {
+    pub fn tear(&self) {
         self.torn.store(true, SeqCst);
     }
 
-    pub(super) fn count_written(&self, bytes: u64) {
+    /// So many bytes are written.
+    pub fn count_written(&self, bytes: u64) {
         self.written.fetch_add(bytes, SeqCst);
     }
 
     /// All that was taken is written: so many records.
-    pub(super) fn count_done(&self, records: u64) {
+    pub fn count_done(&self, records: u64) {
         self.inner().in_hand = None;
         self.waiting.fetch_sub(records, SeqCst);
     }
 
     /// Something is to be done for closed files.
-    pub(super) fn add_chore(&self) {
+    pub fn add_chore(&self) {
         self.chores.fetch_add(1, SeqCst);
     }
 
     /// It is done.
-    pub(super) fn chore_done(&self) {
+    pub fn chore_done(&self) {
         self.chores.fetch_sub(1, SeqCst);
         self.doorbell.call();
     }
 
     /// The worker has ended. What is queued, and all that is pushed from now on, goes back to the
     /// pool, so that a dead output holds up nobody.
-    pub(super) fn end(&self, state: State) {
+    pub fn end(&self, state: State) {
         let jobs = {
             let mut inner = self.inner();
             inner.state = state;

@@ -402,8 +402,8 @@ impl<'a> Records<'a> {
     }
 }
 
-/// Gives batches while their memory, together, stays within a limit.
-#[derive(Debug)]
+/// Gives batches while their memory, together, stays within a limit. A clone gives of the same memory.
+#[derive(Clone, Debug)]
 pub struct BatchPool {
     shared: Arc<Shared>,
 }
