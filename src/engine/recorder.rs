@@ -281,11 +281,14 @@ impl<C: Clock> Recorder<C> {
     }
 
     fn say_ending(&self, ending: Ending, has_unaccepted: bool) {
+        let chores = self.router.chores();
         self.notify.say(match ending {
             Ending::Whole => return,
-            // Everything is written; what is done with files after that is another's.
-            Ending::DeadlinePassed if self.is_all_written() => Notice::ChoresLeft {
-                count: self.router.chores(),
+            // Everything is written; what is done with files after that is another's, and may have been
+            // done in the last moment.
+            Ending::DeadlinePassed if self.is_all_written() => match chores {
+                0 => return,
+                count => Notice::ChoresLeft { count },
             },
             Ending::DeadlinePassed => Notice::DrainTimeout {
                 unread: self.capture.totals().open,
@@ -328,6 +331,8 @@ fn arena_size(framing: Framing) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::SeqCst;
     use std::time::Duration;
 
     use super::*;
@@ -347,13 +352,12 @@ mod tests {
 
     /// A recorder whose two outputs may miss records, hold little more than a batch each, and are both
     /// waited for.
-    fn recorder() -> (Recorder<Standing>, [Arc<Queue>; 2]) {
+    fn recorder(notify: Notify) -> (Recorder<Standing>, [Arc<Queue>; 2]) {
         let framing = Framing::Chunk;
         let doorbell = Arc::new(Doorbell::new(|| {}));
         let pool = BatchPool::new(ARENA_SIZE, 1 << 24, framing, Arc::clone(&doorbell));
         let share = Some(pool.batch_charge());
         let queues = [(); 2].map(|()| Arc::new(Queue::new(share, Arc::clone(&doorbell))));
-        let notify = Notify::new(|_| {});
         let outputs = queues.iter().map(|queue| {
             let queue = Arc::clone(queue);
             Output::new(String::new(), queue, notify.clone())
@@ -386,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_batch_that_leaves_before_it_is_full_is_not_missed_by_a_slow_output() {
-        let (mut recorder, [fast, slow]) = recorder();
+        let (mut recorder, [fast, slow]) = recorder(Notify::new(|_| {}));
         let slot = recorder.capture.handle_open(
             Endpoints {
                 conn: ConnId(1),
@@ -407,5 +411,26 @@ mod tests {
         fast.become_idle();
         recorder.send_if_idle();
         assert_eq!(slow.missed(), 0);
+    }
+
+    #[test]
+    fn what_is_done_in_the_last_moment_is_not_said_to_be_left() {
+        let said = Arc::new(AtomicUsize::new(0));
+        let saying = Arc::clone(&said);
+        let notify = Notify::new(move |_| {
+            saying.fetch_add(1, SeqCst);
+        });
+        let (mut recorder, queues) = recorder(notify);
+        recorder.capture.shutdown.handle_stop(0);
+        recorder.end();
+        queues[0].add_chore();
+        for queue in &queues {
+            queue.end(State::Finished);
+        }
+        recorder.flush();
+        recorder.capture.shutdown.handle_timeout(0);
+        queues[0].chore_done();
+        let outcome = recorder.poll_outcome(false);
+        assert_eq!((outcome, said.load(SeqCst)), (Some(Outcome::Whole), 0));
     }
 }
