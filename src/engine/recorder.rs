@@ -367,14 +367,7 @@ mod tests {
             is_for_each: true,
         };
         let router = Router::new(pool, outputs.collect(), pacing);
-        let capture = Capture::new(capture::Config {
-            framing,
-            max_conns: 1,
-            idle_timeout: None,
-            max_age: None,
-            drain: Duration::ZERO,
-            carry_limit: 0,
-        });
+        let capture = Capture::new(capture::Config::new(framing));
         let mut recorder = Recorder::new(capture, router, Standing, notify);
         recorder.begin(Start {
             run: RunId(1),
@@ -398,6 +391,7 @@ mod tests {
                 local: "192.0.2.2:1234".into(),
                 target: None,
             },
+            None,
             Timestamp::default(),
         );
         while recorder.make_room(Some(slot)) {

@@ -1,15 +1,29 @@
-//! The capture core in simulation: a seed chooses what peers, outputs, clocks and signals do, and a
-//! model beside it says what must have been recorded.
+//! Captures in simulation: a seed chooses what peers, outputs, clocks and signals do, and a model beside
+//! it says what must have been recorded.
+//!
+//! The capture core, the recorder, the router and the queues of the outputs are real. What stands in
+//! for sockets, files and threads is not: their loop (`engine`) and their workers (`output`) do a step
+//! at a time, in any order that a seed chooses.
 //!
 //! A failing seed is printed. `WIRETAPE_SIM_SEED=N` runs that one again, `WIRETAPE_SIM_SEEDS=N` runs
-//! as many as wanted (3,000 without it).
+//! as many as wanted.
 
+mod accept;
+mod bell;
+mod choices;
+mod clock;
+mod course;
+mod coverage;
 mod doorbell;
-mod ledger;
+mod engine;
+mod output;
+mod peer;
+mod transcript;
 mod world;
 
 use std::env;
 
+use coverage::Coverage;
 use world::World;
 
 const SEEDS: u64 = 3_000;
@@ -40,12 +54,11 @@ fn whatever_happens_the_record_is_what_the_model_says() {
         Some(seed) => seed..seed + 1,
         None => 0..number("WIRETAPE_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let mut seen = ledger::Coverage::default();
+    let mut seen = Coverage::new();
     for seed in seeds.clone() {
         let _seed = Seed(seed);
-        World::new(seed).run(&mut seen);
+        World::new(seed, &mut seen).run();
     }
-    // A simulation that never comes to the interesting places proves nothing.
     if seeds.end - seeds.start >= SEEDS {
         seen.check();
     }

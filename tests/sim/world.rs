@@ -1,125 +1,141 @@
-//! Peers, outputs, clocks and signals, all driven by one seed, around a real core and a real pool.
+//! The world around the loop: a seed chooses what peers, outputs, clocks and signals do and when; what
+//! is true at every moment is checked.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
-use wiretape::capture::shutdown::{Ending, Phase};
-use wiretape::capture::{Capture, Config, READ_MAX, READ_MIN, Slot};
-use wiretape::record::batch::{Batch, BatchPool};
-use wiretape::record::doorbell::Doorbell;
-use wiretape::record::{
-    CloseReason, Direction, Endpoints, Framing, RunId, Start, Timestamp, WallTime,
-};
+use wiretape::capture::{Capture, Slot};
+use wiretape::engine::Outcome;
+use wiretape::engine::recorder::Recorder;
+use wiretape::engine::router::Router;
+use wiretape::notice::{Notice, Notify};
+use wiretape::output::queue::Queue;
+use wiretape::output::{Output, State};
+use wiretape::record::batch::BatchPool;
+use wiretape::record::time::{Clock, micros};
+use wiretape::record::{CloseReason, Direction, Framing, RunId, Start, Timestamp, WallTime};
 
-use crate::ledger::{Coverage, Ledger, Story, through_ndjson};
+use crate::bell::{Bell, Watched};
+use crate::choices::{ADDRESSES, ARENA, Choices};
+use crate::clock::SimClock;
+use crate::coverage::Coverage;
+use crate::output::Worker;
+use crate::peer::{Kind, Peer};
+use crate::transcript::Transcript;
 
-/// Smaller than the real one, so that batches fill up within a few steps.
-const ARENA: usize = 16 * 1024;
-const STEPS: usize = 300;
+/// An hour, in microseconds.
+const HOUR_US: u64 = 3_600_000_000;
 
-/// What the simulated kernel holds of a connection.
-#[derive(Debug)]
-struct Peer {
-    id: u64,
-    slot: Slot,
-    /// Arrived, not read yet.
-    pending: VecDeque<u8>,
-    /// How it ends behind the pending bytes.
-    end: Option<CloseReason>,
-    /// It was idle for too long, unless something has arrived that was not read yet.
-    is_suspect: bool,
-    /// Its time is over: what has arrived is read, nothing more arrives.
-    is_retired: bool,
-    active_us: u64,
-    opened_us: u64,
-    /// Bytes are recorded both ways.
-    is_conversation: bool,
+/// What the process is sent; in the order of their numbers, in which the kernel tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Signal {
+    Hup,
+    Statistics,
+    Stop,
 }
 
-/// An output: what it was sent and has not worked off.
-#[derive(Debug)]
-struct SimOutput {
-    queue: VecDeque<Arc<Batch>>,
-    ledger_position: u64,
-    is_stalled: bool,
-    has_failed: bool,
+/// What the simulated kernel has beside connections that are open.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    /// Who waits to be accepted.
+    pub backlog: VecDeque<Peer>,
+    pub listener_has_news: bool,
+    /// Nobody new is let in.
+    pub is_quiet: bool,
+    /// Nobody new comes, and when nobody is left the run is to end.
+    pub ends_by_itself: bool,
+    /// So many accepts fail for want of something.
+    pub shortage: u32,
+    /// So many connections cannot be watched once they are accepted.
+    pub cannot_watch: u32,
+    pub signals: Vec<Signal>,
 }
 
-pub struct World {
-    rng: Rng,
-    now: Timestamp,
-    config: Config,
-    pool: BatchPool,
-    capture: Capture,
-    peers: Vec<Peer>,
-    outputs: Vec<SimOutput>,
-    ledger: Ledger,
-    line: Vec<u8>,
-    checks_format: bool,
-    /// Peers send far more than the outputs take.
-    is_flood: bool,
-}
-
-impl World {
-    pub fn new(seed: u64) -> Self {
-        let mut rng = Rng::with_seed(seed);
-        let framing = match rng.u8(0..3) {
-            0 => Framing::Chunk,
-            1 => Framing::Line {
-                max: rng.usize(1..64),
-            },
-            _ => Framing::Line {
-                max: rng.usize(64..(ARENA - READ_MIN) / 2),
-            },
-        };
-        let mut maybe = |from: u64, to: u64| {
-            let chosen = rng.bool();
-            chosen.then(|| Duration::from_micros(rng.u64(from..to)))
-        };
-        let (idle_timeout, max_age) = (maybe(1_000, 200_000), maybe(10_000, 500_000));
-        let carry_limit = if rng.bool() {
-            rng.usize(0..4_096)
-        } else {
-            usize::MAX
-        };
-        let config = Config {
-            max_conns: rng.usize(1..12),
-            idle_timeout,
-            max_age,
-            drain: Duration::from_micros(rng.u64(1..200_000)),
-            carry_limit,
-            ..Config::new(framing)
-        };
-        let limit = rng.usize(2..5) * BatchPool::batch_cost(ARENA);
-        let doorbell = Arc::new(Doorbell::new(|| {}));
-        let outputs = (0..rng.usize(1..4)).map(|_| SimOutput {
-            queue: VecDeque::new(),
-            ledger_position: 0,
-            is_stalled: false,
-            has_failed: false,
-        });
-        Self {
-            outputs: outputs.collect(),
-            ledger: Ledger::new(framing, carry_limit < usize::MAX),
-            pool: BatchPool::new(ARENA, limit, framing, doorbell),
-            capture: Capture::new(config.clone()),
-            config,
-            now: Timestamp {
-                wall: WallTime::from_unix_micros(1_795_348_979_000_000),
-                elapsed_us: 0,
-            },
-            peers: Vec::new(),
-            line: Vec::new(),
-            checks_format: rng.u8(0..4) == 0,
-            is_flood: framing == Framing::Chunk && rng.u8(0..8) == 0,
-            rng,
-        }
+impl Kernel {
+    pub fn has_news(&self) -> bool {
+        self.listener_has_news || !self.signals.is_empty()
     }
 
-    pub fn run(mut self, seen: &mut Coverage) {
-        assert!(self.make_room(None, seen));
+    /// A signal comes. Who has not been told of the last is not told twice.
+    pub fn signal(&mut self, signal: Signal) {
+        if !self.signals.contains(&signal) {
+            self.signals.push(signal);
+        }
+    }
+}
+
+pub struct World<'a> {
+    pub seen: &'a mut Coverage,
+    pub rng: Rng,
+    pub choices: Choices,
+    pub clock: SimClock,
+    pub bell: Bell,
+    pub pool: BatchPool,
+    pub notices: Arc<Mutex<Vec<Notice>>>,
+    pub outputs: Vec<Worker>,
+    pub transcript: Transcript,
+    pub kernel: Kernel,
+    // The loop's.
+    pub recorder: Recorder<SimClock>,
+    pub peers: BTreeMap<Slot, Peer>,
+    pub ready: Vec<Slot>,
+    pub may_accept: bool,
+    /// One who would be one too many of its address.
+    pub held: Option<Peer>,
+    pub accept_rests_until: Option<u64>,
+    /// It sleeps, until then if until any time.
+    pub asleep: Option<Option<u64>>,
+    pub outcome: Option<Outcome>,
+    // What is known of it.
+    /// Records that have been sent to the outputs.
+    pub sent: u64,
+    /// When it was told to stop, by a signal or by its time.
+    pub told_us: Option<u64>,
+    /// When the first signal came.
+    pub signal_us: Option<u64>,
+    /// This output does not move any more.
+    pub frozen: Option<usize>,
+    /// Nothing is done for closed files.
+    pub house_rests: bool,
+    /// Nothing happens but what the loop does.
+    pub is_still: bool,
+    /// Peers that ever wanted to connect.
+    callers: u64,
+}
+
+impl<'a> World<'a> {
+    pub fn new(seed: u64, seen: &'a mut Coverage) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let choices = Choices::new(&mut rng);
+        let framing = choices.config.framing;
+        let bell = Bell::new();
+        let limit = choices.allotment.limit;
+        let pool = BatchPool::new(ARENA, limit, framing, Arc::clone(&bell.doorbell));
+        let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
+        let said = Arc::clone(&notices);
+        let notify = Notify::new(move |notice| said.lock().expect("whole").push(notice));
+        let may_miss = choices.may_miss.iter().enumerate();
+        let workers = may_miss.map(|(nth, &may_miss)| {
+            let share = may_miss.then_some(choices.allotment.share);
+            let queue = Arc::new(Queue::new(share, Arc::clone(&bell.doorbell)));
+            let reads_back = choices.reads_back && nth == 0;
+            Worker::new(format!("output {nth}"), queue, may_miss, reads_back)
+        });
+        let workers: Vec<_> = workers.collect();
+        let outputs = workers.iter().map(|worker| {
+            let queue = Arc::clone(&worker.queue);
+            Output::new(worker.name.clone(), queue, notify.clone())
+        });
+        let router = Router::new(pool.clone(), outputs.collect(), choices.pacing);
+        let queues = workers.iter().map(|worker| Arc::clone(&worker.queue));
+        bell.watch(Watched {
+            pool: pool.clone(),
+            queues: queues.collect(),
+            is_for_each: choices.pacing.is_for_each,
+        });
+        let clock = SimClock::new(rng.u64(0..5_000));
+        let capture = Capture::new(choices.config.clone());
         let start = Start {
             run: RunId(1),
             mode: "listen".to_owned(),
@@ -129,401 +145,333 @@ impl World {
             segment: 1,
             conn: None,
         };
-        self.capture.handle_start(start, self.now);
-        for nth in 1..=STEPS {
-            self.step(seen);
-            if nth % 100 == 0 {
-                let totals = self.capture.totals();
-                self.ledger
-                    .check_held_back(totals.in_bytes + totals.out_bytes);
-            }
-        }
-        self.end(seen);
+        let mut world = Self {
+            recorder: Recorder::new(capture, router, clock.clone(), notify),
+            transcript: Transcript::new(framing, choices.config.carry_limit, start.clone()),
+            seen,
+            rng,
+            choices,
+            clock,
+            bell,
+            pool,
+            notices,
+            outputs: workers,
+            kernel: Kernel::default(),
+            peers: BTreeMap::new(),
+            ready: Vec::new(),
+            may_accept: false,
+            held: None,
+            accept_rests_until: None,
+            asleep: None,
+            outcome: None,
+            sent: 0,
+            told_us: None,
+            signal_us: None,
+            frozen: None,
+            house_rests: false,
+            is_still: false,
+            callers: 0,
+        };
+        world.begin(start);
+        world
     }
 
-    fn step(&mut self, seen: &mut Coverage) {
+    fn begin(&mut self, start: Start) {
+        let now = self.clock.now();
+        let began = Timestamp {
+            wall: WallTime::from_unix_micros(now.wall.unix_micros() - now.elapsed_us),
+            elapsed_us: 0,
+        };
+        self.transcript.handle_start(began);
+        self.recorder.begin(start);
+        self.check_totals();
+        self.seen
+            .see_if(self.outputs.is_empty(), "output: there is none");
+    }
+
+    // --- what happens ----------------------------------------------------------------------------
+
+    /// Something may happen, while the loop is about something else.
+    pub fn meanwhile(&mut self) {
+        if self.rng.u8(0..4) == 0 {
+            self.act();
+        }
+    }
+
+    /// Something happens.
+    pub fn act(&mut self) {
+        if self.is_still {
+            return;
+        }
+        let diligence = self.choices.diligence;
         match self.rng.u8(0..100) {
-            0..8 => self.accept(seen),
-            8..48 => self.arrive(),
-            48..78 => self.read(seen),
-            78..83 => self.finish_peer(),
-            83..90 => self.pass_time(seen),
-            90..94 if self.is_flood => self.outputs[0].is_stalled = true,
-            90..94 => self.toggle_stall(),
-            94 => self.fail_output(seen),
-            _ => self.send_if_idle(),
-        }
-        if self.rng.bool() {
-            self.work_outputs(seen);
-        }
-        self.expire(seen);
-        assert!(self.pool.charged() <= self.pool.limit());
-        assert!(self.capture.deadlines() <= 2 * self.peers.len() + 65);
-    }
-
-    // --- the engine's part -----------------------------------------------------------------------
-
-    fn make_room(&mut self, slot: Option<Slot>, seen: &mut Coverage) -> bool {
-        if self.capture.has_room(slot) {
-            return true;
-        }
-        if let Some(batch) = self.capture.poll_batch() {
-            seen.full = true;
-            self.send(batch);
-        }
-        match self.pool.acquire() {
-            Some(batch) => self.capture.handle_batch(batch),
-            None => {
-                seen.starved = true;
-                return false;
+            nth if nth < diligence => self.work_outputs(),
+            nth if nth < diligence + self.choices.stalls => self.toggle_stall(),
+            50..56 => self.connect(),
+            56..80 => self.arrive(),
+            80..84 => self.finish_peer(),
+            84..92 => self.pass_time(),
+            92..96 => {
+                self.keep_house();
             }
+            96 => self.kernel.signal(Signal::Statistics),
+            97 => self.kernel.signal(Signal::Hup),
+            98 => self.have_sent(),
+            99 if self.choices.has_trouble => self.make_trouble(),
+            _ => self.work_outputs(),
         }
-        assert!(
-            self.capture.has_room(slot),
-            "an empty batch has room for everything"
-        );
-        true
-    }
-
-    fn send(&mut self, batch: Batch) {
-        let batch = batch.seal();
-        for output in self.outputs.iter_mut().filter(|output| !output.has_failed) {
-            output.queue.push_back(Arc::clone(&batch));
+        if self.asleep.is_some() {
+            self.bell.check();
         }
-    }
-
-    fn send_if_idle(&mut self) {
-        let is_idle = |output: &SimOutput| !output.has_failed && output.queue.is_empty();
-        if self.outputs.iter().any(is_idle) {
-            if let Some(batch) = self.capture.poll_batch() {
-                self.send(batch);
-            }
+        for output in &self.outputs {
+            output.check_reopening(&self.transcript);
         }
     }
 
-    fn accept(&mut self, seen: &mut Coverage) {
-        if !self.capture.may_open() {
-            seen.at_max_conns |= self.peers.len() == self.config.max_conns;
+    fn connect(&mut self) {
+        if self.kernel.is_quiet || self.kernel.ends_by_itself {
             return;
         }
-        if !self.make_room(None, seen) {
-            return;
-        }
-        let id = self.ledger.stories.len() as u64 + 1;
-        let peer = format!("192.0.2.9:{}", 50_000 + id);
-        let story = Story::new(peer.clone(), self.now.elapsed_us);
-        self.ledger.stories.insert(id, story);
-        let endpoints = Endpoints {
-            conn: self.capture.next_conn(),
-            peer: peer.into(),
-            local: "192.0.2.1:1234".into(),
-            target: None,
-        };
-        let slot = self.capture.handle_open(endpoints, None, self.now);
-        assert!(
-            self.peers.iter().all(|peer| peer.slot != slot),
-            "a slot twice"
-        );
-        self.peers.push(Peer {
-            id,
-            slot,
-            pending: VecDeque::new(),
-            end: None,
-            is_suspect: false,
-            is_retired: false,
-            active_us: self.now.elapsed_us,
-            opened_us: self.now.elapsed_us,
-            is_conversation: self.rng.bool(),
-        });
+        self.callers += 1;
+        let ip = self.rng.choice(ADDRESSES).expect("some");
+        let kind = *self.rng.choice(&self.choices.kinds).expect("some");
+        let peer = Peer::new(ip, 50_000 + self.callers, kind);
+        self.kernel.backlog.push_back(peer);
+        self.kernel.listener_has_news = true;
     }
 
-    fn read(&mut self, seen: &mut Coverage) {
-        let Some(nth) = self.choose_peer() else {
-            return;
-        };
-        if self.make_room(Some(self.peers[nth].slot), seen) {
-            self.read_peer(nth);
-        }
-    }
-
-    /// One read of a peer for which there is room, as the engine does it. Says whether there was
-    /// anything to read.
-    fn read_peer(&mut self, nth: usize) -> bool {
-        let peer = &mut self.peers[nth];
-        let direction = match peer.is_conversation && self.rng.bool() {
-            true => Direction::Out,
-            false => Direction::In,
-        };
-        let buffer = self.capture.read_buffer(peer.slot, direction);
-        assert!((READ_MIN..=READ_MAX).contains(&buffer.len()));
-        if peer.pending.is_empty() {
-            if peer.is_suspect {
-                peer.end.get_or_insert(CloseReason::IdleTimeout);
-            }
-            return match peer.end.clone() {
-                Some(reason) => {
-                    self.close(nth, reason);
-                    true
-                }
-                None => false,
-            };
-        }
-        peer.is_suspect = false;
-        let most = peer.pending.len().min(buffer.len());
-        // A read may return less than there is.
-        let len = if self.rng.bool() {
-            most
-        } else {
-            self.rng.usize(1..=most)
-        };
-        for (place, byte) in buffer.iter_mut().zip(peer.pending.drain(..len)) {
-            *place = byte;
-        }
-        let story = self
-            .ledger
-            .stories
-            .get_mut(&peer.id)
-            .expect("it was opened");
-        let flow = story.flow(direction);
-        flow.bytes.extend_from_slice(&buffer[..len]);
-        peer.active_us = self.now.elapsed_us;
-        self.capture
-            .handle_read(peer.slot, direction, len, self.now);
-        true
-    }
-
-    fn close(&mut self, nth: usize, reason: CloseReason) {
-        let peer = self.peers.swap_remove(nth);
-        let story = self
-            .ledger
-            .stories
-            .get_mut(&peer.id)
-            .expect("it was opened");
-        story.closed = Some((reason.clone(), self.now.elapsed_us));
-        if reason == CloseReason::Eof {
-            for direction in [Direction::In, Direction::Out] {
-                if direction == Direction::In || peer.is_conversation {
-                    story.flow(direction).has_eof = true;
-                    (self.capture).handle_eof(peer.slot, direction, self.now);
-                }
-            }
-        }
-        self.capture.handle_close(peer.slot, reason, self.now);
-    }
-
-    fn expire(&mut self, seen: &mut Coverage) {
-        while let Some((slot, reason)) = self.capture.poll_expired(self.now) {
-            let nth = self.peers.iter().position(|peer| peer.slot == slot);
-            let nth = nth.expect("only an open connection expires");
-            let (idle, age) = self.times(&self.peers[nth]);
-            match &reason {
-                CloseReason::IdleTimeout => assert!(idle.is_some_and(|left| left == 0)),
-                CloseReason::Limit => assert!(age.is_some_and(|left| left == 0)),
-                other => panic!("{other:?} is no matter of time"),
-            }
-            seen.idle_timeout |= reason == CloseReason::IdleTimeout;
-            seen.max_age |= reason == CloseReason::Limit;
-            let peer = &mut self.peers[nth];
-            assert!(!peer.is_suspect && !peer.is_retired, "told twice");
-            if reason == CloseReason::IdleTimeout {
-                peer.is_suspect = true;
-            } else {
-                peer.is_retired = true;
-                peer.end.get_or_insert(reason);
-            }
-        }
-        // Nobody was forgotten, and the next call is asked for in time.
-        let live = self
-            .peers
-            .iter()
-            .filter(|peer| !peer.is_suspect && !peer.is_retired);
-        let due = live.filter_map(|peer| {
-            let (idle, age) = self.times(peer);
-            let left = idle.into_iter().chain(age).min()?;
-            Some(self.now.elapsed_us + left)
-        });
-        if let Some(due) = due.min() {
-            assert!(due > self.now.elapsed_us, "overdue");
-            assert!(self.capture.deadline_us().is_some_and(|asked| asked <= due));
-        }
-    }
-
-    /// Microseconds until the peer is idle for too long, and too old.
-    fn times(&self, peer: &Peer) -> (Option<u64>, Option<u64>) {
-        let left = |since_us: u64, limit: Option<Duration>| {
-            let limit = limit?.as_micros() as u64;
-            Some((since_us + limit).saturating_sub(self.now.elapsed_us))
-        };
-        (
-            left(peer.active_us, self.config.idle_timeout),
-            left(peer.opened_us, self.config.max_age),
-        )
-    }
-
-    // --- the world's part ------------------------------------------------------------------------
-
-    fn choose_peer(&mut self) -> Option<usize> {
-        (!self.peers.is_empty()).then(|| self.rng.usize(0..self.peers.len()))
+    /// One of those that are connected, accepted or not.
+    fn choose_peer(&mut self) -> Option<&mut Peer> {
+        let waiting = self.kernel.backlog.iter_mut();
+        self.rng
+            .choice(self.peers.values_mut().chain(waiting).collect::<Vec<_>>())
     }
 
     fn arrive(&mut self) {
-        let Some(nth) = self.choose_peer() else {
-            return;
-        };
-        if self.peers[nth].end.is_some() {
-            return;
-        }
         let len = match self.rng.u8(0..4) {
-            _ if self.is_flood => self.rng.usize(10_000..60_000),
+            _ if self.choices.is_flood => self.rng.usize(5_000..30_000),
             0 => 1,
             1 => self.rng.usize(1..40),
             2 => self.rng.usize(1..2_000),
             _ => self.rng.usize(1..6_000),
         };
-        let newlines = self.rng.choice([0, 2, 40, 255]).unwrap_or(0);
-        let mut bytes = vec![0; len];
+        let newlines = self.rng.choice([0, 2, 40, 255]).expect("some");
+        // Very many very short lines cost more than they show.
+        let most = match self.choices.config.framing {
+            Framing::Chunk => usize::MAX,
+            Framing::Line { .. } if newlines == 255 => 400,
+            Framing::Line { max } => 100 * max,
+        };
+        let mut bytes = vec![0; len.min(most)];
         self.rng.fill(&mut bytes);
         for byte in &mut bytes {
             *byte = if *byte < newlines { b'\n' } else { *byte };
         }
-        self.peers[nth].pending.extend(bytes);
+        let is_answer = self.rng.bool();
+        let Some(peer) = self.choose_peer() else {
+            return;
+        };
+        let direction = match peer.kind == Kind::Relayed && is_answer {
+            true => Direction::Out,
+            false => Direction::In,
+        };
+        peer.arrive(direction, bytes);
     }
 
     fn finish_peer(&mut self) {
-        let Some(nth) = self.choose_peer() else {
-            return;
+        let reason = match self.rng.u8(0..4) {
+            0 => CloseReason::Reset,
+            1 => CloseReason::Error("connection timed out".into()),
+            _ => CloseReason::Eof,
         };
-        let reason = match self.rng.u8(0..3) {
-            0 => CloseReason::Eof,
-            1 => CloseReason::Reset,
-            _ => CloseReason::Error("connection timed out".into()),
-        };
-        self.peers[nth].end.get_or_insert(reason);
+        let mut rng = self.rng.fork();
+        if let Some(peer) = self.choose_peer() {
+            let direction = *rng.choice(peer.kind.directions()).expect("some");
+            peer.end(direction, reason, &mut rng);
+        }
     }
 
-    fn pass_time(&mut self, seen: &mut Coverage) {
-        self.now.elapsed_us += self.rng.u64(0..30_000);
-        let wall = self.now.wall.unix_micros();
-        // The wall clock is set now and then, forwards and backwards.
-        let wall = match self.rng.u8(0..10) {
-            0 => {
-                seen.wall_backwards = true;
-                wall.saturating_sub(self.rng.u64(0..10_000_000_000))
+    fn have_sent(&mut self) {
+        let len = self.rng.usize(1..20_000);
+        if let Some(peer) = self.choose_peer() {
+            if matches!(peer.kind, Kind::Device | Kind::Session) {
+                peer.to_send += len;
+                peer.has_news = true;
             }
-            1 => wall + self.rng.u64(0..10_000_000_000),
-            _ => wall + 1_000,
+        }
+    }
+
+    fn pass_time(&mut self) {
+        let us = match self.rng.u16(0..1_000) {
+            0 => {
+                self.seen.see("clock: hours pass");
+                self.rng.u64(1..5) * HOUR_US
+            }
+            1..5 => self.rng.u64(0..2_000_000),
+            _ if self.choices.is_fine => self.rng.u64(0..120),
+            _ => self.rng.u64(0..30_000),
         };
-        self.now.wall = WallTime::from_unix_micros(wall);
+        self.clock.pass(us);
+        // The wall clock is set now and then, forwards and backwards.
+        let by_us = self.rng.i64(0..3 * HOUR_US as i64);
+        match self.rng.u8(0..20) {
+            0 => {
+                self.seen.see("clock: the wall goes back");
+                self.clock.set_wall(-by_us);
+            }
+            1 => {
+                self.seen.see("clock: the wall leaps ahead");
+                self.clock.set_wall(by_us);
+            }
+            _ => {}
+        }
+    }
+
+    fn make_trouble(&mut self) {
+        match self.rng.u8(0..4) {
+            0 => self.kernel.shortage = self.rng.u32(1..4),
+            1 => self.kernel.cannot_watch = 1,
+            2 => self.fail_output(),
+            _ => {
+                if let Some(nth) = self.choose_output() {
+                    self.seen.see("output: is torn");
+                    self.outputs[nth].tear();
+                }
+            }
+        }
+    }
+
+    // --- outputs ---------------------------------------------------------------------------------
+
+    pub fn choose_output(&mut self) -> Option<usize> {
+        (!self.outputs.is_empty()).then(|| self.rng.usize(0..self.outputs.len()))
     }
 
     fn toggle_stall(&mut self) {
-        let nth = self.rng.usize(0..self.outputs.len());
-        self.outputs[nth].is_stalled = !self.outputs[nth].is_stalled;
-    }
-
-    /// An output other than the first, whose records are checked, fails: what it was sent goes back,
-    /// and it is sent nothing more.
-    fn fail_output(&mut self, seen: &mut Coverage) {
-        let nth = self.rng.usize(0..self.outputs.len());
-        if nth > 0 {
-            self.outputs[nth].has_failed = true;
-            self.outputs[nth].queue.clear();
-            seen.failed_output = true;
+        if let Some(nth) = self.choose_output() {
+            self.outputs[nth].is_stalled ^= true;
         }
     }
 
-    fn work_outputs(&mut self, seen: &mut Coverage) {
-        let nth = self.rng.usize(0..self.outputs.len());
-        if !self.outputs[nth].is_stalled {
-            self.work_off_one(nth, seen);
-        }
-    }
-
-    /// An output works off one batch. The first output's records are checked against the model; the
-    /// others must be given the same, in the same order.
-    fn work_off_one(&mut self, nth: usize, seen: &mut Coverage) {
-        let output = &mut self.outputs[nth];
-        let Some(batch) = output.queue.pop_front() else {
-            return;
+    fn fail_output(&mut self) {
+        let state = match self.rng.bool() {
+            true => State::Failed,
+            false => State::Closed,
         };
-        assert_eq!(batch.first_seq(), output.ledger_position);
-        output.ledger_position = batch.next_seq();
-        if nth == 0 {
-            for record in batch.iter() {
-                if self.checks_format && record.seq % 16 == 0 {
-                    let read = through_ndjson(&record, &mut self.line);
-                    self.ledger.check(&read, seen);
-                } else {
-                    self.ledger.check(&record, seen);
-                }
-            }
+        // One frozen is one that nothing happens to.
+        if let Some(nth) = self.choose_output().filter(|&nth| self.frozen != Some(nth)) {
+            self.outputs[nth].fail(state, self.seen);
         }
-        drop(batch);
     }
 
-    // --- the end ---------------------------------------------------------------------------------
-
-    fn end(mut self, seen: &mut Coverage) {
-        self.capture.shutdown.handle_stop(self.now.elapsed_us);
-        assert_eq!(self.capture.shutdown.phase(), Phase::Draining);
-        let will_hang = self.rng.u8(0..4) == 0;
-        while self.capture.shutdown.phase() == Phase::Draining {
-            if will_hang && self.rng.u8(0..20) == 0 {
-                return self.end_early(seen);
-            }
-            for nth in 0..self.outputs.len() {
-                self.outputs[nth].is_stalled = false;
-                self.work_off_one(nth, seen);
-            }
-            let Some(nth) = self.choose_peer() else {
-                if self.make_room(None, seen) {
-                    self.capture.handle_end(self.now);
-                    let last = self.capture.poll_batch().expect("it holds the end");
-                    self.send(last);
-                    self.capture.shutdown.handle_drained();
-                }
-                continue;
-            };
-            if self.make_room(Some(self.peers[nth].slot), seen) && !self.read_peer(nth) {
-                self.close(nth, CloseReason::Shutdown);
+    fn work_outputs(&mut self) {
+        if let Some(nth) = self.choose_output() {
+            for _ in 0..self.rng.u8(1..6) {
+                self.work_output(nth);
             }
         }
-        for nth in 0..self.outputs.len() {
-            while !self.outputs[nth].queue.is_empty() {
-                self.work_off_one(nth, seen);
-            }
-        }
-        self.capture.shutdown.handle_flushed();
-        assert_eq!(self.capture.shutdown.phase(), Phase::Done(Ending::Whole));
-        seen.drained = true;
-        self.ledger.check_end();
-        assert_eq!(self.capture.totals().open, 0);
-        assert!(!self.capture.may_open());
-        assert_eq!(self.pool.charged(), 0, "a batch did not come back");
     }
 
-    /// The outputs hang, and the run ends by its deadline or a second signal.
-    fn end_early(&mut self, seen: &mut Coverage) {
-        let began_us = self.now.elapsed_us;
-        if self.rng.bool() {
-            self.capture.shutdown.handle_stop(began_us + 100_000);
-            assert_eq!(self.capture.shutdown.phase(), Phase::Draining);
-            self.capture.shutdown.handle_stop(began_us + 250_000);
-            assert_eq!(
-                self.capture.shutdown.phase(),
-                Phase::Done(Ending::Interrupted)
-            );
-            seen.interrupted = true;
-        } else {
-            let deadline_us = self.capture.shutdown.deadline_us().expect("it is draining");
-            self.capture.shutdown.handle_timeout(deadline_us - 1);
-            assert_eq!(self.capture.shutdown.phase(), Phase::Draining);
-            self.capture.shutdown.handle_timeout(deadline_us);
-            assert_eq!(
-                self.capture.shutdown.phase(),
-                Phase::Done(Ending::DeadlinePassed)
-            );
-            seen.deadline_passed = true;
+    /// A step of an output's worker; whether there was anything to do for it.
+    pub fn work_output(&mut self, nth: usize) -> bool {
+        let now_us = self.clock.now_us();
+        if self.frozen == Some(nth) {
+            return false;
+        }
+        let output = &mut self.outputs[nth];
+        let did = output.step(&self.transcript, now_us, &mut self.rng, self.seen);
+        output.check_counts(self.sent);
+        did
+    }
+
+    /// Does something for closed files, of every output; whether there was anything.
+    pub fn keep_house(&mut self) -> bool {
+        let mut kept = false;
+        if self.house_rests {
+            return false;
+        }
+        for output in &mut self.outputs {
+            kept |= output.keep_house(self.seen);
+        }
+        kept
+    }
+
+    /// Whether outputs without room are waited for, unless they stand still.
+    pub fn waits_for_full(&self) -> bool {
+        let charge = self.pool.batch_charge();
+        let mut live = self.outputs.iter().filter(|output| !output.has_ended());
+        self.choices.pacing.is_for_each || live.all(|output| output.queue.is_full(charge))
+    }
+
+    /// Records that were missed, by all outputs.
+    pub fn missed(&self) -> u64 {
+        self.outputs
+            .iter()
+            .map(|output| output.queue.missed())
+            .sum()
+    }
+
+    /// A batch is begun. An output may miss it only if it has no room for it now; and where it is waited
+    /// for, only if it stands still.
+    pub fn begin_batch(&mut self) {
+        let now_us = self.clock.now_us();
+        let waits_for_full = self.waits_for_full();
+        let patience_us = micros(self.choices.pacing.time);
+        for output in &mut self.outputs {
+            output.has_no_room = output.queue.is_full(self.pool.batch_charge());
+            if output.has_no_room && waits_for_full {
+                let has_stood_still = output.moved_us + patience_us <= now_us;
+                assert!(has_stood_still, "{} only is slow", output.name);
+                self.seen
+                    .see_if(patience_us > 0, "pacing: gives up one that stands still");
+            }
+        }
+    }
+
+    /// Looks at what the recorder has done with what it had.
+    pub fn observe(&mut self) {
+        if !self.recorder.capture.has_records() {
+            self.sent = self.transcript.records();
+        }
+        assert!(self.pool.charged() <= self.pool.limit());
+        let (mut miss, mut miss_not) = (0, 0);
+        for output in &mut self.outputs {
+            output.check_counts(self.sent);
+            let missed = output.queue.missed();
+            if std::mem::replace(&mut output.missed, missed) < missed {
+                assert!(output.has_no_room, "{} had room", output.name);
+                miss += 1;
+            } else {
+                miss_not += 1;
+            }
+            if output.queue.is_idle() {
+                output.moved_us = self.clock.now_us();
+            }
+        }
+        self.seen.see_if(miss > 0, "output: misses");
+        self.seen.see_if(
+            miss > 0 && miss_not > 0,
+            "output: misses, and others do not",
+        );
+    }
+
+    // --- what must be true -----------------------------------------------------------------------
+
+    pub fn check_totals(&self) {
+        let totals = self.recorder.capture.totals();
+        assert_eq!(totals, self.transcript.totals);
+    }
+
+    pub fn check_statistics(&self) {
+        let statistics = self.recorder.statistics();
+        assert_eq!(statistics.elapsed, self.clock.now().elapsed());
+        assert_eq!(statistics.totals, self.transcript.totals);
+        let buffered = (self.pool.charged(), self.pool.limit());
+        assert_eq!(statistics.buffered, buffered);
+        for (output, worker) in statistics.outputs.iter().zip(&self.outputs) {
+            assert_eq!(output.name, worker.name);
+            assert_eq!(output.missed, worker.queue.missed());
+            assert_eq!(output.written, worker.bytes);
         }
     }
 }
