@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use wiretape::record::CloseReason;
 
 use crate::hand::{Heard, Target, reset};
-use crate::shutdown::{send_until_reset, unacknowledged, until_held};
+use crate::kernel::unacknowledged;
+use crate::shutdown::{send_until_reset, until_held};
 use crate::stalls::holding;
 use crate::talk::{
     Conversation, IN, OUT, Port, accept, call, captured, check_status, hear, proxy, random,

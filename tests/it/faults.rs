@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::{Pid, Resource, Rlimit, Signal, geteuid, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, prlimit, setrlimit};
 use wiretape::codec::ndjson::Reader;
 use wiretape::record::Event;
 
+use crate::kernel::{peak_memory, ticks};
 use crate::stalls::{check_gaps, drained};
 use crate::tape::{
     Tape, end, eventually, fast_folder, joined, listen_command_in, program, records, segments,
@@ -25,29 +26,6 @@ pub fn random_bytes(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fastrand::Rng::with_seed(len as u64).fill(&mut bytes);
     bytes
-}
-
-/// The most memory a process ever had, in bytes.
-pub fn peak_memory(pid: Pid) -> usize {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let kib = line.and_then(|line| line.split_whitespace().nth(1));
-    kib.and_then(|kib| kib.parse::<usize>().ok())
-        .expect("a number")
-        * 1024
-}
-
-/// Processor time of a process so far, in hundredths of a second.
-fn ticks(pid: Pid) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let fields: Vec<_> = stat
-        .rsplit(')')
-        .next()
-        .expect("a name")
-        .split(' ')
-        .collect();
-    let number = |nth: usize| fields[nth].parse::<u64>().expect("a number");
-    number(12) + number(13)
 }
 
 /// A file system of a size in memory, for as long as this lives.

@@ -13,6 +13,7 @@ mod crash;
 mod faults;
 mod files;
 mod hand;
+mod kernel;
 mod lifetime;
 mod limits;
 mod outputs;

@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use wiretape::record::{CloseReason, Event};
 
 use crate::hand::{Heard, Target, Untouched, listening, reset, take};
-use crate::shutdown::unacknowledged;
+use crate::kernel::unacknowledged;
 use crate::talk::{
     IN, MIB, OUT, Port, accept, call, captured, check_refused, check_status, conversations,
     end_sending, name, patient, proxy, proxy_command, random, start, times_said, until_written,

@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use rustix::process::Signal;
 use wiretape::record::{CloseReason, Event};
 
+use crate::kernel::unacknowledged;
 use crate::tape::{Session, Tape, eventually, listen_command, program, records, sessions};
 
 /// What a sender knows at the end: its name, the bytes the kernel took from it, and how many of them
@@ -19,16 +20,6 @@ pub struct Sent {
     pub name: String,
     pub bytes: Vec<u8>,
     pub unacknowledged: usize,
-}
-
-/// Bytes of this socket that were not acknowledged: `SIOCOUTQ`, tcp(7).
-#[expect(unsafe_code, reason = "no safe interface offers this ioctl")]
-pub fn unacknowledged(stream: &TcpStream) -> usize {
-    use rustix::ioctl::{Getter, Opcode, ioctl};
-    const SIOCOUTQ: Opcode = 0x5411;
-    // SAFETY: SIOCOUTQ writes one int, which is the type that is asked for.
-    let left = unsafe { ioctl(stream, Getter::<SIOCOUTQ, i32>::new()) };
-    left.expect("it is a TCP socket") as usize
 }
 
 /// Sends random bytes until the connection is gone.

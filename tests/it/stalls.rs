@@ -16,8 +16,8 @@ use socket2::SockRef;
 use wiretape::codec::ndjson::Reader;
 use wiretape::record::{CloseReason, Event};
 
-use crate::faults::peak_memory;
 use crate::hand::{Heard, Target, take};
+use crate::kernel::peak_memory;
 use crate::shutdown::{Sent, send_until_reset, until_held};
 use crate::talk::{
     IN, MIB, OUT, Port, accept, call, call_narrowly, captured, check_status, end_sending, hear,
