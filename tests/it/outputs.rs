@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use wiretape::record::{EndReason, Event, Record};
 
-use crate::tape::{Tape, eventually, listen_command, records};
+use crate::hand::{Heard, Target, take};
+use crate::talk::proxy_command;
+use crate::tape::{Tape, end, eventually, listen_command, records};
 
 fn texts(records: &[Record<'_>]) -> Vec<String> {
     let text = |record: &Record<'_>| match &record.event {
@@ -45,6 +47,26 @@ fn a_byte_is_in_every_output_while_the_peer_still_talks() {
         seen.extend_from_slice(&piece[..len]);
     }
     assert_eq!(tape.stop().status, Some(0));
+}
+
+#[test]
+fn no_raw_file_has_what_was_sent_to_the_peer() {
+    let target = Target::serve(|_, mut stream| {
+        stream.write_all(b"answer").expect("it reads");
+        Heard::listen(&stream).bytes
+    });
+    // One that is rotated is written record by record, and so are those of a connection each.
+    let args = ["-o", "{conn}.bin", "-o", "a.bin", "--rotate", "4KiB"];
+    let tape = Tape::spawn(proxy_command(&target.address, &args));
+    let mut stream = tape.connect();
+    assert_eq!(take(&stream, 6), b"answer");
+    stream.write_all(b"question").expect("it reads");
+    end(stream);
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0), "{:?}", ended.said);
+    for name in ["1.bin", "a.bin"] {
+        assert_eq!(String::from_utf8_lossy(&ended.read(name)), "question");
+    }
 }
 
 #[test]
