@@ -165,7 +165,7 @@ impl Engine {
                 }
                 match self.door.listeners[nth].accept() {
                     Ok(accepted) => self.receive(accepted),
-                    Err(error) => match Remedy::of(&error) {
+                    Err(error) => match self.door.listeners[nth].remedy(&error) {
                         Remedy::Wait => self.door.listeners[nth].may_accept = false,
                         Remedy::Next => {}
                         Remedy::Rest => self.rest_accepting(error),

@@ -22,6 +22,9 @@ use super::stream::{self, Stream, drop_all_packets, is_ready};
 /// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Errors one behind the other, each of which could be one peer's, until it is plain that they are not.
+const ABORTED_IN_A_ROW: u32 = 256;
+
 /// Why an address could not be listened on.
 #[derive(Debug)]
 pub struct ListenError {
@@ -258,6 +261,7 @@ impl BoundSocket {
             name: self.name.into(),
             file: self.file,
             may_accept: false,
+            aborted: 0,
         })
     }
 }
@@ -276,6 +280,8 @@ pub(super) struct Listener {
     file: Option<SocketFile>,
     /// Somebody may be waiting: set by the kernel's word, cleared by an accept that found nobody.
     pub(super) may_accept: bool,
+    /// Errors since the last accept that came to something else: each was one peer's, it seemed.
+    aborted: u32,
 }
 
 /// A connection that was accepted.
@@ -338,7 +344,7 @@ impl Listener {
         }
     }
 
-    pub(super) fn accept(&self) -> io::Result<Accepted> {
+    pub(super) fn accept(&mut self) -> io::Result<Accepted> {
         let (socket, peer) = match &self.socket {
             ListenSocket::Tcp(tcp) => {
                 let (stream, peer) = tcp.accept()?;
@@ -353,6 +359,7 @@ impl Listener {
                 (stream::Socket::Unix(stream), Peer::Unix(peer))
             }
         };
+        self.aborted = 0;
         Ok(Accepted {
             socket,
             peer,
@@ -366,6 +373,22 @@ impl Listener {
             ListenSocket::Tcp(tcp) => is_ready(tcp, PollFlags::IN),
             ListenSocket::Unix(unix) => is_ready(unix, PollFlags::IN),
         }
+    }
+
+    /// What to do about an accept that failed. Where it is always for the peer at hand there is no such
+    /// peer: to go on to the next at once would be to go on for ever.
+    pub(super) fn remedy(&mut self, error: &io::Error) -> Remedy {
+        let remedy = Remedy::of(error);
+        self.aborted = match remedy {
+            Remedy::Next => self.aborted + 1,
+            Remedy::Wait | Remedy::Rest => 0,
+        };
+        if self.aborted < ABORTED_IN_A_ROW {
+            return remedy;
+        }
+        // From here on each is tried alone, until one comes to something else.
+        self.aborted = ABORTED_IN_A_ROW - 1;
+        Remedy::Rest
     }
 
     /// The file of a Unix socket, as the kernel knows it.
@@ -408,7 +431,7 @@ pub(super) enum Remedy {
 }
 
 impl Remedy {
-    pub(super) fn of(error: &io::Error) -> Self {
+    fn of(error: &io::Error) -> Self {
         use Errno as E;
         match Errno::from_io_error(error) {
             Some(E::AGAIN) => Self::Wait,

@@ -7,7 +7,7 @@ use std::thread;
 use socket2::{Domain, Socket, Type};
 use wiretape::record::{CloseReason, Event};
 
-use crate::faults::peak_memory;
+use crate::kernel::peak_memory;
 use crate::tape::{Tape, end, eventually, records, sessions};
 
 /// A connection to `to` from this address of the loopback network; whether it is let in mostly shows later.
