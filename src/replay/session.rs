@@ -186,7 +186,8 @@ impl Sessions {
                     return Ok(());
                 }
                 let expected = open.offset.unwrap_or(*offset);
-                self.totals.missing += offset.saturating_sub(expected);
+                let missing = offset.saturating_sub(expected);
+                self.totals.missing = self.totals.missing.saturating_add(missing);
                 open.offset = Some(offset + len);
                 if len > 0 {
                     self.totals.sends += 1;

@@ -94,6 +94,7 @@ fn record(at: u64, conn: u64, what: &str) -> Record<'static> {
         },
         "in" => data(Direction::In, 0, rest),
         "in@5" => data(Direction::In, 5, rest),
+        "in@last" => data(Direction::In, u64::MAX - 1, rest),
         "out" => data(Direction::Out, 0, rest),
         "eof" => Event::Eof {
             conn: of(),
@@ -193,6 +194,22 @@ fn a_whole_session_is_played_from_its_open_to_its_close() {
     assert_eq!((totals.sessions, totals.sends, totals.bytes), (1, 2, 4));
     assert_eq!((totals.replies, totals.missing, totals.gaps), (3, 3, 0));
     assert_eq!(totals.length_us, 32);
+}
+
+/// Offsets are whatever a stranger wrote.
+#[test]
+fn holes_larger_than_can_be_counted_do_not_overflow() {
+    let script = [(0, 1, "in a"), (0, 1, "in@last b"), (0, 2, "in c")];
+    let script = [&script[..], &[(0, 2, "in@last d")]].concat();
+    let expected = [
+        "0 1: open #1 of 1",
+        "0 1: send a",
+        "0 1: send b, last",
+        "0 2: open #2 of 2",
+        "0 2: send c",
+        "0 2: send d, last",
+    ];
+    assert_eq!(check(&script, &expected).missing, u64::MAX);
 }
 
 #[test]
