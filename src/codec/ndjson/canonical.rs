@@ -10,6 +10,7 @@ use std::borrow::Cow;
 
 use memchr::{memchr, memchr2};
 
+use super::PEER_LIMIT;
 use crate::record::{Conn, ConnId, Direction, Event, Record, Timestamp, WallTime};
 
 /// A `data` record, but for its [`Texts`].
@@ -42,7 +43,7 @@ pub(super) fn read(line: &[u8], texts: &mut Texts) -> Option<DataLine> {
     let seq = cursor.number(b",\"seq\":")?;
     let conn = ConnId(cursor.number(b",\"conn\":")?);
     cursor.skip(b",\"peer\":\"")?;
-    let found = cursor.plain()?;
+    let found = (cursor.plain()).filter(|found| found.len() <= PEER_LIMIT)?;
     if peer != found {
         peer.clear();
         peer.push_str(found);

@@ -21,5 +21,9 @@ pub const VERSION: u32 = 1;
 /// `FRAME_LIMIT` bytes, six bytes each where every one of them is escaped, and the keys.
 pub const LINE_LIMIT: usize = 16 * 1024 * 1024;
 
+/// The longest address of a peer that is read, in bytes. The longest that is written is `unix:` and a
+/// path of 108 bytes (unix(7)), each of which may have become a replacement character of three.
+pub const PEER_LIMIT: usize = 512;
+
 /// The longest payload of one record, in bytes.
 pub const FRAME_LIMIT: usize = 1024 * 1024;

@@ -283,6 +283,11 @@ fn what_is_no_capture_is_named_with_line_and_cause() {
         &[],
         "f: line 1: invalid `dir`",
     );
+    for line in [DATA, &DATA.replace("\"data\"", "\"eof\"")] {
+        let peer = |len| line.replace("192.0.2.9:50122", &"x".repeat(len));
+        check(&peer(512), &[2], "end");
+        check(&peer(513), &[], "f: line 1: invalid `peer`");
+    }
     check(
         &DATA.replace("\"len\":5", "\"len\":6"),
         &[],

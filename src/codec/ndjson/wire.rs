@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use super::PEER_LIMIT;
 use crate::record::{
     Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
     Timestamp, WallTime,
@@ -278,7 +279,7 @@ impl<'a> Wire<'a> {
         let stated = self.len.ok_or(Misfit::Missing("len"))?;
         let partial = self.partial.unwrap_or(false);
         let id = ConnId(self.conn.ok_or(Misfit::Missing("conn"))?);
-        let peer = self.peer.ok_or(Misfit::Missing("peer"))?;
+        let peer = peer(self.peer)?;
         let payload = match (self.text, self.base64) {
             (Some(Cow::Borrowed(text)), None) => Cow::Borrowed(text.as_bytes()),
             (Some(Cow::Owned(text)), None) => Cow::Owned(text.into_bytes()),
@@ -309,7 +310,7 @@ impl<'a> Wire<'a> {
     fn into_conn(self) -> Result<Conn<'a>, Misfit> {
         Ok(Conn {
             id: ConnId(self.conn.ok_or(Misfit::Missing("conn"))?),
-            peer: self.peer.ok_or(Misfit::Missing("peer"))?,
+            peer: peer(self.peer)?,
         })
     }
 
@@ -353,6 +354,15 @@ impl<'a> Wire<'a> {
                 .transpose()?,
             duration_us: self.duration_us.ok_or(Misfit::Missing("duration_us"))?,
         })
+    }
+}
+
+/// Kept for as long as its connection is open, so that it must not be of any length.
+fn peer(peer: Option<Cow<'_, str>>) -> Result<Cow<'_, str>, Misfit> {
+    let peer = peer.ok_or(Misfit::Missing("peer"))?;
+    match peer.len() <= PEER_LIMIT {
+        true => Ok(peer),
+        false => Err(Misfit::Invalid("peer")),
     }
 }
 
