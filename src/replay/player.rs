@@ -1,6 +1,6 @@
 //! What is done next, and when: the steps, the sessions that are being played, and whose turn it is.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 
 use slab::Slab;
 
@@ -141,14 +141,19 @@ impl Player {
         if !self.active.iter().all(is_wanting) {
             return;
         }
+        // Those with most to send go first, the last to come before others. All are ranked once: many
+        // may have to go before a block comes back, and there may be a hundred times as many.
+        let rank = |(nth, id)| (self.sessions[id].queued, nth, *id);
+        let mut ranked: BinaryHeap<_> = self.waiting.iter().enumerate().map(rank).collect();
+        let mut given_up = HashSet::new();
         while self.spent.is_empty() {
-            let largest =
-                (0..self.waiting.len()).max_by_key(|&nth| self.sessions[&self.waiting[nth]].queued);
-            let Some(id) = largest.and_then(|nth| self.waiting.remove(nth)) else {
-                return;
+            let Some((_, _, id)) = ranked.pop() else {
+                break;
             };
+            given_up.insert(id);
             self.end(id, Some(Failure::NoRoom), now_us);
         }
+        self.waiting.retain(|id| !given_up.contains(id));
     }
 
     // --- time ------------------------------------------------------------------------------------
