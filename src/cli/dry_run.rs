@@ -43,6 +43,7 @@ pub(super) fn print(config: &Config, notify: &Notify) -> Result<Outcome, Error> 
             }
             let record = captures.record().map_err(Error::Read)?;
             let Ok(()) = sessions.handle_record(&record, &mut printer);
+            (captures.check_open(sessions.open())).map_err(Error::Read)?;
             let lines = mem::take(&mut printer.lines);
             if !written(stdout.write_all(lines.as_bytes()))? {
                 return Ok(Outcome::Whole);

@@ -218,6 +218,8 @@ fn read_once(
         writer.consumed = captures.consumed();
         let record = captures.record().map_err(Stop::Unreadable)?;
         (sessions.handle_record(&record, writer)).map_err(|Over| Stop::Over)?;
+        let checked = captures.check_open(sessions.open());
+        checked.map_err(Stop::Unreadable)?;
     }
 }
 

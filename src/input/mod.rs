@@ -17,6 +17,10 @@ use crate::notice::{Notice, Notify, describe};
 use crate::record::Record;
 use decompress::Body;
 
+/// Connections of a capture that may be open at once, of those that are read for something. A machine
+/// has room for a tenth of that at one address; only a capture that is none has more.
+const OPEN_LIMIT: usize = 1 << 18;
+
 /// A place that a capture is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -193,6 +197,18 @@ impl Captures {
     pub fn record(&self) -> Result<Record<'_>, ReadError> {
         let reader = self.reader.as_ref();
         reader.expect("`advance` came to a record").record()
+    }
+
+    /// Whether so many connections may be open at the record that [`Captures::advance`] came to: whoever
+    /// reads it keeps something for each.
+    ///
+    /// # Errors
+    /// They are too many: naming the capture and the line.
+    pub fn check_open(&self, open: usize) -> Result<(), ReadError> {
+        match &self.reader {
+            Some(reader) if open > OPEN_LIMIT => Err(reader.error(Cause::Crowded(OPEN_LIMIT))),
+            _ => Ok(()),
+        }
     }
 
     /// Begins again with the first.

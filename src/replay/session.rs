@@ -67,6 +67,11 @@ impl Sessions {
         }
     }
 
+    /// Connections that are open in the recording, of those that are played.
+    pub fn open(&self) -> usize {
+        self.open.len()
+    }
+
     /// What was found so far.
     pub fn totals(&self) -> Totals {
         Totals {

@@ -14,6 +14,7 @@ mod descriptors;
 mod faults;
 mod files;
 mod hand;
+mod hostile;
 mod kernel;
 mod lifetime;
 mod limits;

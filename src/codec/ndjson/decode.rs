@@ -266,7 +266,8 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn error(&self, cause: Cause) -> ReadError {
+    /// An error in the line read last.
+    pub fn error(&self, cause: Cause) -> ReadError {
         ReadError {
             name: self.name.clone(),
             line: self.line_number,
@@ -316,6 +317,8 @@ pub enum Cause {
     Invalid(&'static str),
     /// `base64` that is not standard, padded base64.
     Base64,
+    /// More connections are open at once than this.
+    Crowded(usize),
     /// `len` is not the payload's length.
     Length {
         /// What `len` says.
@@ -347,6 +350,10 @@ impl fmt::Display for Cause {
             Self::Missing(key) => write!(f, "record without `{key}`"),
             Self::Invalid(key) => write!(f, "invalid `{key}`"),
             Self::Base64 => write!(f, "invalid base64"),
+            Self::Crowded(most) => write!(
+                f,
+                "more than {most} connections are open at once; select some of them (--conn, --peer)"
+            ),
             Self::Length { stated, found } => {
                 write!(f, "`len` says {stated}, but the payload has {found} bytes")
             }
