@@ -1,15 +1,13 @@
-//! Disks that are full or fail, outputs that stand still, and how much memory that takes.
+//! Disks that are full or fail, and outputs that stand still.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::process::{Resource, Rlimit, Signal, geteuid, getrlimit, prlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, geteuid, prlimit};
 use wiretape::codec::ndjson::Reader;
 use wiretape::record::Event;
 
@@ -423,69 +421,4 @@ fn missed_bytes(line: &str) -> Option<u64> {
     let (_, rest) = line.split_once(" missed ")?;
     let (_, bytes) = rest.split_once(" with ")?;
     bytes.split(' ').next()?.parse().ok()
-}
-
-/// Promise 5: memory is bounded, whatever peers do while an output stands still.
-#[test]
-fn memory_is_bounded_whatever_peers_do() {
-    const BUFFER: usize = 16 * MIB;
-    // Every peer is a descriptor here too.
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
-    let peers = maximum.map_or(10_000, |most| 10_000.min(most.saturating_sub(1_000)));
-    if peers < 10_000 {
-        skip(&format!(
-            "10,000 peers; only {peers} descriptors can be had"
-        ));
-    }
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let pipe = folder.path().join("pipe.ndjson");
-    let mode = Mode::RUSR | Mode::WUSR;
-    mknodat(CWD, &pipe, FileType::Fifo, mode, 0).expect("it is new");
-    let mut reader = fs::File::options()
-        .read(true)
-        .write(true)
-        .open(&pipe)
-        .expect("it is a pipe");
-    let args = ["-o", "pipe.ndjson", "--buffer", "16MiB"];
-    let tape = Tape::listen_in(folder.path(), &args);
-    let mut streams: Vec<TcpStream> = (0..peers).map(|_| tape.connect()).collect();
-    let bytes = random_bytes(4_000);
-    for stream in &mut streams {
-        // What is not taken at once is not sent.
-        stream.set_nonblocking(true).expect("it is a socket");
-        let _ = stream.write(&bytes);
-    }
-    let flooded = peak_memory(tape.pid());
-    for _ in 0..10 {
-        for stream in &mut streams {
-            let _ = stream.write(b"x");
-        }
-    }
-    let dripped = peak_memory(tape.pid());
-    for memory in [flooded, dripped] {
-        assert!(memory <= BUFFER + 64 * MIB, "{memory} bytes");
-    }
-    // With a reader, all of it comes through.
-    drop(streams);
-    let drained = thread::spawn(move || {
-        let mut piece = vec![0; MIB];
-        let mut tail = Vec::new();
-        loop {
-            let len = reader.read(&mut piece).expect("a pipe");
-            tail.extend_from_slice(&piece[..len]);
-            if memchr::memmem::find(&tail, b"{\"type\":\"end\"").is_some() {
-                return;
-            }
-            let keep = tail.len().min(100);
-            tail.drain(..tail.len() - keep);
-        }
-    });
-    let ended = tape.stop();
-    drained.join().expect("it came to the end");
-    assert_eq!(ended.status, Some(0), "{:?}", ended.said);
 }

@@ -10,6 +10,7 @@ mod capture;
 mod connect;
 mod conversations;
 mod crash;
+mod crowds;
 mod descriptors;
 mod faults;
 mod files;

@@ -236,7 +236,7 @@ fn term_waits_for_a_target_that_reads_late() {
 // --- sides that do not read ----------------------------------------------------------------------
 
 /// Every client and every connection of the target is a descriptor here too.
-fn raise_open_files() {
+pub fn raise_open_files() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: maximum,
