@@ -40,9 +40,6 @@ pub(super) trait Disk: fmt::Debug + Send {
     /// ([`io::ErrorKind::AlreadyExists`]).
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Forces the name of the file at `path` to the disk.
-    fn sync_names(&self, path: &Path) -> io::Result<()>;
-
     /// Whether something is called so.
     fn exists(&self, path: &Path) -> bool;
 }
@@ -57,6 +54,9 @@ pub(super) trait DiskFile: fmt::Debug + Send {
 
     /// Forces what was written to the disk.
     fn sync(&mut self) -> io::Result<()>;
+
+    /// Forces the name to the disk that it has: `path`.
+    fn sync_name(&self, path: &Path) -> io::Result<()>;
 
     /// Lets other writers have it. Nothing more is written to it.
     fn unlock(&self);
@@ -99,10 +99,6 @@ impl Disk for SystemDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         rename_new(from, to)
-    }
-
-    fn sync_names(&self, path: &Path) -> io::Result<()> {
-        sync_folder(path.parent().unwrap_or(Path::new("")))
     }
 
     fn exists(&self, path: &Path) -> bool {
@@ -208,11 +204,11 @@ pub(super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Forces the names in a folder to the disk.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = match folder.as_os_str().is_empty() {
-        true => Path::new("."),
-        false => folder,
+/// Forces the name of `file`, which is `path`, to the disk: all names in its folder.
+pub(super) fn sync_name(file: &File, path: &Path) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     };
     match File::open(folder) {
         // It was moved, or it can be written to but not read: nothing to force it by.
@@ -224,8 +220,19 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
         {
             Ok(())
         }
+        // Peers may have all descriptors. The file has one already.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        Err(error) if is_out_of_descriptors(&error) => {
+            ignore_unsupported(rustix::fs::syncfs(file).map_err(Into::into))
+        }
         folder => ignore_unsupported(folder?.sync_all()),
     }
+}
+
+/// Whether nothing more can be opened, by this process or by anybody.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Some file systems and devices have nothing to force.
@@ -307,6 +314,10 @@ impl DiskFile for SystemFile {
 
     fn sync(&mut self) -> io::Result<()> {
         ignore_unsupported(self.file.sync_data())
+    }
+
+    fn sync_name(&self, path: &Path) -> io::Result<()> {
+        sync_name(&self.file, path)
     }
 
     fn unlock(&self) {

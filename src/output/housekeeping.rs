@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use super::compress::{compress, holds_the_same};
-use super::disk::{DiskFile, SystemFile, rename_new, sync_folder};
+use super::disk::{DiskFile, SystemFile, is_out_of_descriptors, rename_new, sync_name};
 use super::options::{Compression, Options, Retention};
 use super::outlet::can_pass;
 use super::queue::Queue;
@@ -193,8 +193,7 @@ impl Chores {
 
     /// Forces a file and its name to the disk.
     fn seal(&self, mut file: Box<dyn DiskFile>, path: &Path) {
-        let folder = path.parent().unwrap_or(Path::new(""));
-        if let Err(error) = file.sync().and_then(|()| sync_folder(folder)) {
+        if let Err(error) = file.sync().and_then(|()| file.sync_name(path)) {
             self.queue.tear();
             self.notify.say(Notice::SyncFailed {
                 path: path.to_owned(),
@@ -259,13 +258,13 @@ impl Chores {
                     // Somebody else has taken it.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                     Err(error) => {
-                        let is_full = can_pass(&error);
+                        let passes = can_pass(&error) || is_out_of_descriptors(&error);
                         self.notify.say(Notice::SegmentTrouble {
                             path: plain.path.clone(),
                             action: "compress",
                             error,
                         });
-                        if is_full {
+                        if passes {
                             // With the next segment it is tried again, and the end does not wait.
                             return self.drop_chores();
                         }
@@ -299,17 +298,19 @@ impl Chores {
         };
         let packed = with_extension_added(&plain.path, compression.extension());
         let unfinished = with_extension_added(&packed, UNFINISHED);
-        let locked = self.compress_to(compression, &plain.path, &unfinished);
-        // It may be too old by now.
-        if locked.is_err() || !self.is_wanted(&plain.path) {
-            let _ = fs::remove_file(&unfinished);
-            return locked.map(drop);
-        }
+        let locked = match self.compress_to(compression, &plain.path, &unfinished) {
+            // It may be too old by now.
+            Ok(locked) if self.is_wanted(&plain.path) => locked,
+            given_up => {
+                let _ = fs::remove_file(&unfinished);
+                return given_up.map(drop);
+            }
+        };
         if let Err(error) = rename_new(&unfinished, &packed) {
             let _ = fs::remove_file(&unfinished);
             return Err(error);
         }
-        sync_folder(packed.parent().unwrap_or(Path::new("")))?;
+        sync_name(&locked, &packed)?;
         fs::remove_file(&plain.path)?;
         let mut kept = self.kept.iter_mut();
         if let Some(kept) = kept.find(|segment| segment.path == plain.path) {

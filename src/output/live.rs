@@ -546,7 +546,7 @@ impl LiveFile {
         let is_first = std::mem::replace(&mut self.synced_len, self.sink.len()) == 0;
         let mut synced = self.sink.sync();
         if is_first && synced.is_ok() {
-            synced = outlet.disk.sync_names(&self.location.path);
+            synced = self.sink.file().sync_name(&self.location.path);
         }
         let Err(error) = synced else {
             return;

@@ -128,10 +128,6 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn sync_names(&self, _: &Path) -> io::Result<()> {
-        Ok(())
-    }
-
     fn exists(&self, path: &Path) -> bool {
         self.platter().names.contains_key(path)
     }
@@ -180,6 +176,10 @@ impl DiskFile for MemoryFile {
             platter.seen.failed_syncs += 1;
             return Err(Errno::IO.into());
         }
+        Ok(())
+    }
+
+    fn sync_name(&self, _: &Path) -> io::Result<()> {
         Ok(())
     }
 

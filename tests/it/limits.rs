@@ -4,14 +4,15 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, prlimit};
 use wiretape::record::{Close, CloseReason, Event};
 
-use crate::tape::{Ended, Tape, end, eventually, listen_command, program, records};
+use crate::tape::{Ended, Tape, end, eventually, fast_folder, listen_command, program, records};
 
 fn closes(ended: &Ended) -> Vec<Close> {
     let close = |record: wiretape::record::Record<'static>| match record.event {
@@ -200,6 +201,31 @@ fn no_more_connections_are_opened_than_leave_room_for_files() {
     let ended = tape.stop();
     assert_eq!(ended.status, Some(0));
     assert!(!ended.has_said("too many open files"), "{:?}", ended.said);
+}
+
+#[test]
+fn a_file_is_forced_to_the_disk_without_a_descriptor_to_spare() {
+    let folder = fast_folder();
+    let args = ["-o", "a.ndjson", "--sync", "500ms"];
+    let mut tape = Tape::listen_in(folder.path(), &args);
+    // Who answers has opened all that it needs.
+    tape.signal(Signal::USR1);
+    tape.wait_for_line("a.ndjson: ");
+    let pid = tape.pid();
+    let set = |limit| prlimit(Some(pid), Resource::Nofile, limit).expect("it is a child");
+    let before = getrlimit(Resource::Nofile);
+    let maximum = before.maximum;
+    // The lowest number that is free would be the next.
+    let is_taken = |number: &u64| Path::new(&format!("/proc/{pid}/fd/{number}")).exists();
+    set(Rlimit {
+        current: (0..).find(|number| !is_taken(number)),
+        maximum,
+    });
+    // The first time that its name is forced to the disk, too, falls into this.
+    tape.stand_still(Duration::from_secs(1));
+    set(before);
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0), "{:?}", ended.said);
 }
 
 #[test]
