@@ -66,6 +66,13 @@ fn check_life(plan: &Plan, life: &Lived, run: Option<&Run>) {
     }
     if let (true, Some(run)) = (is_whole, run) {
         check_missing(life, run);
+        let opened = format!("; {} connection", run.conns.len());
+        let is_told = |line: &String| line.contains("wiretape: ran ") && line.contains(&opened);
+        assert!(
+            has_gap || life.said.iter().any(is_told),
+            "{opened}: {:?}",
+            life.said
+        );
     }
 }
 
@@ -116,6 +123,10 @@ impl Case<'_> {
                 self.plan.has_limits && self.ended_exactly()
             }
             CloseReason::Shutdown => self.life.ending != Ending::Quiet && self.ended_exactly(),
+            // Who is accepted with the last descriptor leaves none for the target.
+            CloseReason::Error(cause) => {
+                self.plan.kind.is_proxy() && cause.ends_with("too many open files")
+            }
             _ => false,
         };
         assert!(is_right, "{}", context());

@@ -96,10 +96,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         };
         all.add(totals);
-        let what = plan.kind;
         say(format_args!(
-            "round {round}, seed {seed}: {what:?} {}: {totals}: good",
-            plan.args.join(" ")
+            "round {round}, seed {seed}: {plan}: {totals}: good"
         ));
         if begun.elapsed() >= duration {
             say(format_args!(

@@ -1,5 +1,6 @@
 //! What a round does: all of it follows from its seed.
 
+use std::fmt::{self, Display};
 use std::time::Duration;
 
 use crate::talk::Flow;
@@ -255,6 +256,20 @@ impl Plan {
     /// Whether this option was chosen.
     pub fn has(&self, option: &str) -> bool {
         self.args.iter().any(|arg| arg == option)
+    }
+}
+
+/// What it is about, and what happens in it.
+impl Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.kind, self.args.join(" "))?;
+        let mut disturbances = self.disturbances.iter();
+        disturbances.try_for_each(|(_, disturbance)| match disturbance {
+            Disturbance::MoveAway => write!(f, ", HUP"),
+            Disturbance::Ask => write!(f, ", USR1"),
+            Disturbance::Halt(time) => write!(f, ", STOP for {time:?}"),
+            Disturbance::Shortage(time) => write!(f, ", no descriptors for {time:?}"),
+        })
     }
 }
 
