@@ -199,7 +199,15 @@ fn has_said(life: &Lived, text: &str) -> bool {
 /// A run that ends in good order leaves nothing half done, whatever the runs before it have left.
 fn check_compressed(plan: &Plan, folder: &Path, lives: &[Lived]) {
     let last = lives.last().expect("a round has a life");
-    if !plan.has("--compress") || has_said(last, "compress ") {
+    let excuses = [
+        "compress ",
+        // Then the live file can have the name of a closed one.
+        "cannot open it",
+        // A busy machine had not the time.
+        "not done for closed files",
+    ];
+    let is_excused = excuses.iter().any(|excuse| has_said(last, excuse));
+    if is_excused || !plan.has("--compress") {
         return;
     }
     let closed = tape::segments(folder, "a");
