@@ -119,6 +119,8 @@ impl World<'_> {
         let ending = self.choices.ending;
         if ending == choices::Ending::ByItself {
             self.kernel.ends_by_itself = true;
+            // That nobody comes any more is something that the loop has seen happen.
+            self.kernel.listener_has_news = true;
         } else {
             self.kernel.signal(Signal::Stop);
         }
