@@ -129,7 +129,6 @@ impl World<'_> {
             self.seen.see("accepting: the last one has come");
             self.kernel.is_quiet = true;
             self.kernel.backlog.clear();
-            self.kernel.listener_has_news = false;
             self.may_accept = false;
             self.held = None;
         }

@@ -143,7 +143,9 @@ impl World<'_> {
         for signal in signals {
             self.handle_signal(signal);
         }
-        self.may_accept |= std::mem::take(&mut self.kernel.listener_has_news);
+        let has_news = std::mem::take(&mut self.kernel.listener_has_news);
+        // Who listens no more hears nothing.
+        self.may_accept |= has_news && !self.recorder.capture.has_opened_all();
         for (&slot, peer) in &mut self.peers {
             if std::mem::take(&mut peer.has_news) {
                 if peer.kind == Kind::Source && peer.has_end() {
