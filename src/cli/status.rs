@@ -93,9 +93,9 @@ pub(super) fn output_line(output: &OutputStatistics) -> String {
     let missed = match output.missed {
         0 => String::new(),
         missed => format!(
-            ", {} missed in {}",
-            counted(missed, "record"),
-            counted(output.gaps, "gap")
+            ", {}, {} missed",
+            counted(output.gaps, "gap"),
+            counted(missed, "record")
         ),
     };
     format!(
@@ -203,7 +203,7 @@ mod tests {
             [
                 "ran 10s; 20 connections, 3 open, 5 refused; 20.0 KiB in, 10.0 KiB out, 100 records; \
                  2.0 KiB/s in, 1.0 KiB/s out, 10 records/s; buffer 256.0 KiB of 64.0 MiB",
-                "a.ndjson: 3.0 MiB written, 7 records waiting, 300 records missed in 2 gaps"
+                "a.ndjson: 3.0 MiB written, 7 records waiting, 2 gaps, 300 records missed"
             ]
         );
     }

@@ -55,7 +55,8 @@ fn two_hundred_peers_who_stay_share_few_descriptors_and_lose_nothing() {
     let mut streams = (0..PEERS).map(|_| tape.connect()).collect::<Vec<_>>();
     let opened = || opened_in(folder.path());
     eventually("it accepts", || (opened()? > 0).then_some(()));
-    // It has as many as it can have, and waits: that is worth no time.
+    // It has as many as it can have, says so, and waits: that is worth no time.
+    tape.wait_for_line("others wait to be accepted");
     let before = ticks(tape.pid());
     tape.stand_still(Duration::from_secs(2));
     assert!(ticks(tape.pid()) - before <= 10, "it spins");
