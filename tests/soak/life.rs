@@ -49,9 +49,10 @@ struct Life<'a> {
 /// Lives the `nth` life of a round, from 0, in its folder.
 pub fn live(plan: &Plan, nth: usize, folder: &Path, ids: &Ids) -> Lived {
     let ending = plan.lives[nth];
+    let is_quiet = ending == Ending::Quiet;
     let mut stage = Arc::new(Stage::new(plan.flow));
-    let kind = plan.kind.is_proxy();
-    let server = kind.then(|| Server::open(plan.seed, &stage, Manner::choose));
+    let is_proxy = plan.kind.is_proxy();
+    let server = is_proxy.then(|| Server::open(plan.seed, &stage, Manner::choose));
     let mut life = Life::begin(plan, folder, server.as_ref());
     let reader = (plan.reader).map(|pause| life.read_slowly(nth, pause, &stage));
     let casting = Casting {
@@ -64,46 +65,27 @@ pub fn live(plan: &Plan, nth: usize, folder: &Path, ids: &Ids) -> Lived {
         },
         clients: plan.clients,
     };
-    let mut clients = Vec::new();
-    let stretches = if ending == Ending::Quiet {
-        plan.stretches
-    } else {
-        1
-    };
-    for stretch in 0..stretches {
+    let (mut clients, mut crowd) = (Vec::new(), None);
+    for stretch in 0..if is_quiet { plan.stretches } else { 1 } {
         if stretch > 0 {
             stage = Arc::new(Stage::new(plan.flow));
         }
-        let crowd = Crowd::gather(&stage, &casting, &life.tape.addresses[0]);
-        life.disturb(&crowd, &stage);
-        if ending == Ending::Quiet {
+        let present = Crowd::gather(&stage, &casting, &life.tape.addresses[0]);
+        life.disturb(&present, &stage);
+        if is_quiet {
             stage.is_over.store(true, SeqCst);
-            clients.extend(crowd.disperse());
+            clients.extend(present.disperse());
             life.check_rest();
-            continue;
+        } else {
+            crowd = Some(present);
         }
-        life.check_memory();
-        stage.is_ending.store(true, SeqCst);
-        let told_at = Instant::now();
-        let ended = life.end(ending);
-        stage.is_over.store(true, SeqCst);
-        clients.extend(crowd.disperse());
-        return lived(ending, clients, server, reader, told_at, ended);
     }
+    life.check_memory();
     stage.is_ending.store(true, SeqCst);
     let told_at = Instant::now();
     let ended = life.end(ending);
-    lived(ending, clients, server, reader, told_at, ended)
-}
-
-fn lived(
-    ending: Ending,
-    clients: Vec<Told>,
-    server: Option<Server>,
-    reader: Option<JoinHandle<()>>,
-    told_at: Instant,
-    ended: Ended,
-) -> Lived {
+    stage.is_over.store(true, SeqCst);
+    clients.extend(crowd.map(Crowd::disperse).unwrap_or_default());
     if let Some(reader) = reader {
         reader.join().expect("what a reader fails by is said");
     }
@@ -226,7 +208,6 @@ impl<'a> Life<'a> {
             }
             (since.0.elapsed() >= IDLE_TIME).then_some(())
         });
-        self.check_memory();
     }
 
     fn check_memory(&self) {
@@ -260,9 +241,9 @@ fn descriptors(pid: Pid) -> usize {
     open.count()
 }
 
-/// The next `FIRSTmoved-N.LAST` that is free.
+/// The next `FIRST.1-moved-N.LAST` that is free: a name before that of the live file.
 fn free_name(folder: &Path, first: &str, last: &str) -> PathBuf {
-    let mut names = (1..).map(|nth| folder.join(format!("{first}.moved-{nth:03}.{last}")));
+    let mut names = (1..).map(|nth| folder.join(format!("{first}.1-moved-{nth:03}.{last}")));
     let free = names.find(|path| !path.exists());
     free.expect("there is no end of numbers")
 }
