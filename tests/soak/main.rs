@@ -5,10 +5,11 @@
 //! cargo test --release --test soak [-- [DURATION] [SEED]]
 //! ```
 //!
-//! Ten minutes are the default. A round takes some seconds; all that it does follows from its seed, but
-//! for what two machines do at different times. A round that fails leaves its folder, and says how
-//! to run it again: `-- 1s SEED` is that round alone. `plan` chooses, `life` does it with a `crowd` of
-//! clients, `capture` and `raw` read what is left, `ledger` compares, and `replays` sends it again.
+//! Ten minutes are the default. A round takes some seconds; what is done in it follows from its seed, and
+//! only what comes first where several are at it does not. A round that fails leaves its folder, and
+//! says how to run it again: `-- 1s SEED` is that round alone. `plan` chooses, `life` does it with a
+//! `crowd` of clients, `capture` and `raw` read what is left, `ledger` compares, and `replays` sends it
+//! again.
 
 mod bytes;
 mod capture;
