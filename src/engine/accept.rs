@@ -165,11 +165,16 @@ impl Engine {
                 }
                 match self.door.listeners[nth].accept() {
                     Ok(accepted) => self.receive(accepted),
-                    Err(error) => match self.door.listeners[nth].remedy(&error) {
-                        Remedy::Wait => self.door.listeners[nth].may_accept = false,
-                        Remedy::Next => {}
-                        Remedy::Rest => self.rest_accepting(error),
-                    },
+                    Err(error) => {
+                        let listener = &mut self.door.listeners[nth];
+                        match listener.remedy(&error) {
+                            Remedy::Wait => listener.may_accept = false,
+                            Remedy::Next => {}
+                            // The kernel asks for a descriptor before it looks whether anybody waits.
+                            Remedy::Rest if !listener.has_waiting() => listener.may_accept = false,
+                            Remedy::Rest => self.rest_accepting(error),
+                        }
+                    }
                 }
                 if self.recorder.capture.has_opened_all() {
                     return self.door.close();

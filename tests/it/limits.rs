@@ -318,3 +318,21 @@ fn a_reset_is_told_from_an_orderly_end() {
     let closes = closes(&tape.stop());
     assert_eq!(closes[0].reason, CloseReason::Reset);
 }
+
+/// Without a descriptor accepting fails, whether anybody waits or not.
+#[test]
+fn a_stop_without_descriptors_does_not_wait_for_nobody() {
+    let Some(prlimit) = program("prlimit") else {
+        return;
+    };
+    let tape = Tape::listen(&["-o", "a.ndjson", "--drain", "20s"]);
+    let pid = tape.pid().as_raw_nonzero().to_string();
+    // Below what it has open already.
+    let lowered = Command::new(prlimit)
+        .args(["--nofile=3:3", "--pid", &pid])
+        .status();
+    assert!(lowered.expect("prlimit starts").success());
+    // Had it waited, the status would be another.
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0), "{:?}", ended.said);
+}
