@@ -181,11 +181,15 @@ impl<C: Clock> Recorder<C> {
 
     /// The look behind the arming of the doorbell: whether what the loop would sleep for is there.
     pub fn has_more_to_do(&mut self) -> bool {
-        let now_us = self.clock.now().elapsed_us;
-        (self.is_starved
-            && self.router.pool.has_batch()
-            && self.router.waits_until_us(now_us).is_none())
-            || self.has_something_to_send()
+        let has_what_it_waits_for = match self.outputs_rest_until {
+            // Whether outputs are to be waited for as well by now, and until when, the next turn finds.
+            None => self.router.pool.has_batch(),
+            Some(_) => {
+                let now_us = self.clock.now().elapsed_us;
+                self.router.waits_until_us(now_us).is_none()
+            }
+        };
+        (self.is_starved && has_what_it_waits_for) || self.has_something_to_send()
     }
 
     /// When to look again, in microseconds since the start of the run.
@@ -331,8 +335,8 @@ fn arena_size(framing: Framing) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
     use std::sync::atomic::Ordering::SeqCst;
+    use std::sync::atomic::{AtomicU64, AtomicUsize};
     use std::time::Duration;
 
     use super::*;
@@ -341,70 +345,130 @@ mod tests {
     use crate::output::queue::{Job, Queue};
     use crate::record::{ConnId, Direction, Endpoints, RunId};
 
-    #[derive(Debug)]
-    struct Standing;
+    /// A clock that is set, in microseconds.
+    #[derive(Clone, Debug, Default)]
+    struct Hand(Arc<AtomicU64>);
 
-    impl Clock for Standing {
+    impl Clock for Hand {
         fn now(&self) -> Timestamp {
-            Timestamp::default()
+            Timestamp {
+                elapsed_us: self.0.load(SeqCst),
+                ..Timestamp::default()
+            }
         }
     }
 
-    /// A recorder whose two outputs may miss records, hold little more than a batch each, and are both
-    /// waited for.
-    fn recorder(notify: Notify) -> (Recorder<Standing>, [Arc<Queue>; 2]) {
-        let framing = Framing::Chunk;
-        let doorbell = Arc::new(Doorbell::new(|| {}));
-        let pool = BatchPool::new(ARENA_SIZE, 1 << 24, framing, Arc::clone(&doorbell));
-        let share = Some(pool.batch_charge());
-        let queues = [(); 2].map(|()| Arc::new(Queue::new(share, Arc::clone(&doorbell))));
-        let outputs = queues.iter().map(|queue| {
-            let queue = Arc::clone(queue);
-            Output::new(String::new(), queue, notify.clone())
-        });
-        let pacing = Pacing {
-            time: Duration::from_secs(1),
-            is_for_each: true,
-        };
-        let router = Router::new(pool, outputs.collect(), pacing);
-        let capture = Capture::new(capture::Config::new(framing));
-        let mut recorder = Recorder::new(capture, router, Standing, notify);
-        recorder.begin(Start {
-            run: RunId(1),
-            mode: String::new(),
-            listen: Vec::new(),
-            connect: Vec::new(),
-            tool: String::new(),
-            segment: 1,
-            conn: None,
-        });
-        (recorder, queues)
+    /// A run whose two outputs may miss records and are both waited for, for a second.
+    struct Run {
+        recorder: Recorder<Hand>,
+        pool: BatchPool,
+        queues: [Arc<Queue>; 2],
+        clock: Hand,
     }
 
-    #[test]
-    fn a_batch_that_leaves_before_it_is_full_is_not_missed_by_a_slow_output() {
-        let (mut recorder, [fast, slow]) = recorder(Notify::new(|_| {}));
-        let slot = recorder.capture.handle_open(
-            Endpoints {
+    impl Run {
+        /// Each output holds so many batches at most.
+        fn begin(share: usize, notify: Notify) -> Self {
+            let framing = Framing::Chunk;
+            let doorbell = Arc::new(Doorbell::new(|| {}));
+            let pool = BatchPool::new(ARENA_SIZE, 1 << 24, framing, Arc::clone(&doorbell));
+            let share = Some(share * pool.batch_charge());
+            let queues = [(); 2].map(|()| Arc::new(Queue::new(share, Arc::clone(&doorbell))));
+            let outputs = queues.iter().map(|queue| {
+                let queue = Arc::clone(queue);
+                Output::new(String::new(), queue, notify.clone())
+            });
+            let pacing = Pacing {
+                time: Duration::from_secs(1),
+                is_for_each: true,
+            };
+            let router = Router::new(pool.clone(), outputs.collect(), pacing);
+            let capture = Capture::new(capture::Config::new(framing));
+            let clock = Hand::default();
+            let mut recorder = Recorder::new(capture, router, clock.clone(), notify);
+            recorder.begin(Start {
+                run: RunId(1),
+                mode: String::new(),
+                listen: Vec::new(),
+                connect: Vec::new(),
+                tool: String::new(),
+                segment: 1,
+                conn: None,
+            });
+            Self {
+                recorder,
+                pool,
+                queues,
+                clock,
+            }
+        }
+
+        fn open(&mut self) -> Slot {
+            let endpoints = Endpoints {
                 conn: ConnId(1),
                 peer: "192.0.2.1:5000".into(),
                 local: "192.0.2.2:1234".into(),
                 target: None,
-            },
-            None,
-            Timestamp::default(),
-        );
-        while recorder.make_room(Some(slot)) {
-            let len = recorder.capture.read_buffer(slot, Direction::In).len();
-            let now = Timestamp::default();
-            (recorder.capture).handle_read(slot, Direction::In, len, now);
+            };
+            let now = self.clock.now();
+            self.recorder.capture.handle_open(endpoints, None, now)
         }
-        while let Some(Job::Batch(batch)) = fast.pop() {
-            fast.give_back(batch);
+
+        /// Reads as much as there is room for, in one call, if there is room.
+        fn read(&mut self, slot: Slot) -> bool {
+            let has_room = self.recorder.make_room(Some(slot));
+            if has_room {
+                let capture = &mut self.recorder.capture;
+                let len = capture.read_buffer(slot, Direction::In).len();
+                capture.handle_read(slot, Direction::In, len, self.clock.now());
+            }
+            has_room
         }
+    }
+
+    /// A worker takes what is queued first, and works it off.
+    fn work_off(queue: &Queue) -> bool {
+        match queue.pop() {
+            Some(Job::Batch(batch)) => queue.give_back(batch),
+            other => return other.is_some(),
+        }
+        true
+    }
+
+    #[test]
+    fn a_batch_that_leaves_before_it_is_full_is_not_missed_by_a_slow_output() {
+        let mut run = Run::begin(1, Notify::new(|_| {}));
+        let slot = run.open();
+        while run.read(slot) {}
+        let [fast, slow] = &run.queues;
+        while work_off(fast) {}
         fast.become_idle();
-        recorder.send_if_idle();
+        run.recorder.send_if_idle();
         assert_eq!(slow.missed(), 0);
+    }
+
+    #[test]
+    fn memory_that_comes_back_while_an_output_is_waited_for_again_is_not_slept_over() {
+        let mut run = Run::begin(2, Notify::new(|_| {}));
+        let slot = run.open();
+        let [fast, slow] = run.queues.clone();
+        // It stands still for longer than it is waited for.
+        while run.read(slot) {}
+        run.clock.0.store(1_000_000, SeqCst);
+        while slow.missed() == 0 {
+            assert!(run.read(slot));
+        }
+        while work_off(&fast) {}
+        fast.become_idle();
+        run.recorder.send_if_idle();
+        // Others hold all memory.
+        let held: Vec<_> = std::iter::from_fn(|| run.pool.acquire()).collect();
+        assert!(!run.read(slot) && run.recorder.deadline_us().is_none());
+        // It moves, and still has no room; and there is memory again.
+        assert!(work_off(&slow) && slow.is_full(run.pool.batch_charge()));
+        drop(held);
+        let has_more_to_do = run.recorder.has_more_to_do();
+        assert!(has_more_to_do || run.recorder.deadline_us().is_some());
     }
 
     #[test]
@@ -414,17 +478,17 @@ mod tests {
         let notify = Notify::new(move |_| {
             saying.fetch_add(1, SeqCst);
         });
-        let (mut recorder, queues) = recorder(notify);
-        recorder.capture.shutdown.handle_stop(0);
-        recorder.end();
-        queues[0].add_chore();
-        for queue in &queues {
+        let mut run = Run::begin(1, notify);
+        run.recorder.capture.shutdown.handle_stop(0);
+        run.recorder.end();
+        run.queues[0].add_chore();
+        for queue in &run.queues {
             queue.end(State::Finished);
         }
-        recorder.flush();
-        recorder.capture.shutdown.handle_timeout(0);
-        queues[0].chore_done();
-        let outcome = recorder.poll_outcome(false);
+        run.recorder.flush();
+        run.recorder.capture.shutdown.handle_timeout(0);
+        run.queues[0].chore_done();
+        let outcome = run.recorder.poll_outcome(false);
         assert_eq!((outcome, said.load(SeqCst)), (Some(Outcome::Whole), 0));
     }
 }
