@@ -2,7 +2,7 @@
 //! it rings, with the rest of what the worker is about not done yet. He looks at once, and if he finds
 //! nothing, arms it again and sleeps on. What he sleeps for and nobody rings for then is a lost wake-up.
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use wiretape::output::queue::Queue;
 use wiretape::record::batch::BatchPool;
@@ -98,11 +98,12 @@ impl Bell {
 
 impl Ear {
     fn sleeper(&self) -> MutexGuard<'_, Sleeper> {
-        self.sleeper.lock().expect("nobody panics with it")
+        // Who panics drops batches, and they ring.
+        self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn watched(&self) -> MutexGuard<'_, Option<Watched>> {
-        self.watched.lock().expect("nobody panics with it")
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn hear(&self) {

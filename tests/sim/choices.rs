@@ -61,6 +61,8 @@ pub struct Choices {
     pub ending: Ending,
     /// Peers send far more than the outputs take.
     pub is_flood: bool,
+    /// Of 100 things that happen, so many are new connections.
+    pub calls: u8,
     /// Of 100 things that happen, so many are steps of workers.
     pub diligence: u8,
     /// Of 100 things that happen, so many are stalls, and their ends.
@@ -135,6 +137,7 @@ impl Choices {
             kinds,
             ending: rng.choice(endings).expect("some"),
             is_flood: framing == Framing::Chunk && rng.u8(0..4) == 0,
+            calls: rng.choice([1, 6]).expect("some"),
             diligence: rng.choice([3, 15, 40]).expect("some"),
             stalls: rng.choice([0, 2, 6]).expect("some"),
             has_trouble: rng.u8(0..4) == 0,

@@ -4,6 +4,7 @@
 use wiretape::capture::shutdown::{Ending, Phase, SAME_SIGNAL};
 use wiretape::engine::Outcome;
 use wiretape::notice::Notice;
+use wiretape::record::batch::Batch;
 use wiretape::record::time::micros;
 
 use crate::choices;
@@ -53,6 +54,7 @@ impl World<'_> {
     /// every output has all.
     fn rest(&mut self) {
         self.kernel.shortage = 0;
+        self.hoard = None;
         for output in &mut self.outputs {
             output.is_stalled = false;
         }
@@ -119,8 +121,8 @@ impl World<'_> {
         let ending = self.choices.ending;
         if ending == choices::Ending::ByItself {
             self.kernel.ends_by_itself = true;
-            // That nobody comes any more is something that the loop has seen happen.
-            self.kernel.listener_has_news = true;
+            // Whatever told the loop that nobody comes any more has woken it.
+            self.kernel.signal(Signal::Statistics);
         } else {
             self.kernel.signal(Signal::Stop);
         }
@@ -237,7 +239,9 @@ impl World<'_> {
         let expected = match self.recorder.capture.shutdown.phase() {
             Phase::Done(Ending::Whole) => {
                 assert!(is_written && self.peers.is_empty());
-                assert_eq!((chores, self.pool.charged()), (0, 0), "something is left");
+                let hoarded = self.hoard.as_ref().map_or(0, Batch::charge);
+                let left = (chores, self.pool.charged() - hoarded);
+                assert_eq!(left, (0, 0), "something is left");
                 self.seen.see(match self.told_us {
                     Some(_) => "end: all is written",
                     None => "end: by itself",

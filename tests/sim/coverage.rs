@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// All of them, in order.
-const PLACES: [&str; 65] = [
+const PLACES: [&str; 66] = [
     "accepting: fails",
     "accepting: is tried again by the clock",
     "accepting: nobody more is let in",
@@ -41,6 +41,7 @@ const PLACES: [&str; 65] = [
     "end: the same signal twice",
     "end: told when its time is over",
     "end: two signals",
+    "end: waits for room",
     "end: while starved",
     "framing: a long line is cut",
     "framing: cut for want of memory",

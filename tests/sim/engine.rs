@@ -35,6 +35,7 @@ impl World<'_> {
             if !self.look() {
                 self.recorder.send_if_idle();
                 self.observe();
+                self.meanwhile();
                 if !self.wait() {
                     return true;
                 }
@@ -192,7 +193,7 @@ impl World<'_> {
                 true => "pacing: waits for each",
                 false => "pacing: waits for one of all",
             });
-        } else {
+        } else if self.hoard.is_none() {
             let mut blocking = self.outputs.iter().filter(|output| !output.may_miss);
             let is_held_up = blocking.any(|output| !output.has_ended() && output.holds_batches());
             assert!(is_held_up, "outputs that may miss records hold all memory");
@@ -494,6 +495,8 @@ impl World<'_> {
             if self.recorder.capture.shutdown.phase() == Phase::Flushing {
                 self.transcript.handle_end(now);
                 self.check_totals();
+            } else {
+                self.seen.see("end: waits for room");
             }
             self.observe();
         }

@@ -12,7 +12,7 @@ use wiretape::engine::router::Router;
 use wiretape::notice::{Notice, Notify};
 use wiretape::output::queue::Queue;
 use wiretape::output::{Output, State};
-use wiretape::record::batch::BatchPool;
+use wiretape::record::batch::{Batch, BatchPool};
 use wiretape::record::time::{Clock, micros};
 use wiretape::record::{CloseReason, Direction, Framing, RunId, Start, Timestamp, WallTime};
 
@@ -98,6 +98,8 @@ pub struct World<'a> {
     pub frozen: Option<usize>,
     /// Nothing is done for closed files.
     pub house_rests: bool,
+    /// Memory that is not there for a while, as if outputs held it.
+    pub hoard: Option<Batch>,
     /// Nothing happens but what the loop does.
     pub is_still: bool,
     /// Peers that ever wanted to connect.
@@ -169,6 +171,7 @@ impl<'a> World<'a> {
             signal_us: None,
             frozen: None,
             house_rests: false,
+            hoard: None,
             is_still: false,
             callers: 0,
         };
@@ -207,17 +210,18 @@ impl<'a> World<'a> {
         match self.rng.u8(0..100) {
             nth if nth < diligence => self.work_outputs(),
             nth if nth < diligence + self.choices.stalls => self.toggle_stall(),
-            50..56 => self.connect(),
-            56..80 => self.arrive(),
-            80..84 => self.finish_peer(),
-            84..92 => self.pass_time(),
-            92..96 => {
+            nth if nth >= 100 - self.choices.calls => self.connect(),
+            50..74 => self.arrive(),
+            74..78 => self.finish_peer(),
+            78..86 => self.pass_time(),
+            86..89 => {
                 self.keep_house();
             }
-            96 => self.kernel.signal(Signal::Statistics),
-            97 => self.kernel.signal(Signal::Hup),
-            98 => self.have_sent(),
-            99 if self.choices.has_trouble => self.make_trouble(),
+            89 => self.kernel.signal(Signal::Statistics),
+            90 => self.kernel.signal(Signal::Hup),
+            91 => self.have_sent(),
+            92 => self.hoard(),
+            93 if self.choices.has_trouble => self.make_trouble(),
             _ => self.work_outputs(),
         }
         if self.asleep.is_some() {
@@ -302,7 +306,12 @@ impl<'a> World<'a> {
     }
 
     fn pass_time(&mut self) {
+        // The clock stands exactly where somebody waits for it, or anywhere.
+        let awaited_us = self.asleep.flatten().filter(|_| self.rng.bool());
         let us = match self.rng.u16(0..1_000) {
+            0..500 if awaited_us.is_some() => {
+                awaited_us.map_or(0, |us| us.saturating_sub(self.clock.now_us()))
+            }
             0 => {
                 self.seen.see("clock: hours pass");
                 self.rng.u64(1..5) * HOUR_US
@@ -325,6 +334,13 @@ impl<'a> World<'a> {
             }
             _ => {}
         }
+    }
+
+    fn hoard(&mut self) {
+        self.hoard = match self.hoard {
+            None => self.pool.acquire(),
+            Some(_) => None,
+        };
     }
 
     fn make_trouble(&mut self) {
