@@ -71,7 +71,7 @@ pub struct Choices {
     pub has_trouble: bool,
     /// Time passes in steps of microseconds, as in a loop that always has something to do.
     pub is_fine: bool,
-    /// Every so many records, an output's are read back from the capture format.
+    /// Some records of the first output go through the capture format and back.
     pub reads_back: bool,
 }
 

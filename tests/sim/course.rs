@@ -97,11 +97,11 @@ impl World<'_> {
     fn check_rest(&mut self) {
         assert!(self.asleep.is_some() && !self.recorder.is_starved());
         assert!(self.peers.values().all(Peer::is_read), "unread");
-        let has_nobody = self.kernel.backlog.is_empty();
+        let nobody_waits = self.kernel.backlog.is_empty();
         let is_full = self.peers.len() == self.choices.config.max_conns;
-        assert!(has_nobody || is_full, "somebody is not accepted");
+        assert!(nobody_waits || is_full, "somebody is not accepted");
         self.seen
-            .see_if(has_nobody, "calm: with nobody left to accept");
+            .see_if(nobody_waits, "calm: with nobody left to accept");
         let (ended, live): (Vec<_>, Vec<_>) =
             self.outputs.iter().partition(|output| output.has_ended());
         for output in &live {

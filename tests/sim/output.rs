@@ -35,7 +35,7 @@ pub struct Worker {
     /// It may miss records.
     pub may_miss: bool,
     pub is_stalled: bool,
-    /// Records that it looks at as the capture format has them, to see that they survive it.
+    /// Some records go through the capture format and back before they are looked at.
     reads_back: bool,
     doing: Doing,
     /// Number of the record that must come next.
@@ -99,7 +99,7 @@ impl Worker {
         is_encoding || self.queue.waiting() > self.taken - self.written
     }
 
-    /// Something is wrong with it, or missing in it.
+    /// Whether nothing is wrong with it, or missing in it.
     pub fn is_whole(&self) -> bool {
         self.queue.state() != State::Failed && !self.is_torn && self.queue.missed() == 0
     }

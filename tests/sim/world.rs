@@ -307,11 +307,11 @@ impl<'a> World<'a> {
 
     fn pass_time(&mut self) {
         // The clock stands exactly where somebody waits for it, or anywhere.
-        let awaited_us = self.asleep.flatten().filter(|_| self.rng.bool());
+        let awaited_us = self.asleep.flatten().filter(|_| self.rng.u8(0..4) == 0);
+        if let Some(us) = awaited_us {
+            return self.clock.pass(us.saturating_sub(self.clock.now_us()));
+        }
         let us = match self.rng.u16(0..1_000) {
-            0..500 if awaited_us.is_some() => {
-                awaited_us.map_or(0, |us| us.saturating_sub(self.clock.now_us()))
-            }
             0 => {
                 self.seen.see("clock: hours pass");
                 self.rng.u64(1..5) * HOUR_US
