@@ -1,9 +1,10 @@
-//! Records out of a fuzzer's bytes: every type, any text as any string, and numbers as far as the
-//! format promises them.
+//! Records out of a fuzzer's bytes: every type, any text as any string, and numbers and peers as far as
+//! the format promises them.
 
 use std::borrow::Cow;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use wiretape::codec::ndjson::PEER_LIMIT;
 use wiretape::codec::{Audience, Encoder, Format};
 use wiretape::record::{
     Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
@@ -119,9 +120,12 @@ fn close(u: &mut Unstructured<'_>) -> Result<Close> {
 }
 
 fn conn(u: &mut Unstructured<'_>) -> Result<Conn<'static>> {
+    let id = ConnId(number(u)?);
+    let mut peer: String = u.arbitrary()?;
+    peer.truncate(peer.floor_char_boundary(PEER_LIMIT));
     Ok(Conn {
-        id: ConnId(number(u)?),
-        peer: Cow::Owned(u.arbitrary()?),
+        id,
+        peer: Cow::Owned(peer),
     })
 }
 
