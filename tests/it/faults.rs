@@ -12,7 +12,8 @@ use wiretape::codec::ndjson::Reader;
 use wiretape::record::Event;
 
 use crate::kernel::{peak_memory, ticks};
-use crate::stalls::{check_gaps, drained};
+use crate::shutdown::send_until_reset;
+use crate::stalls::{check_gaps, drained, stop_within};
 use crate::tape::{
     Tape, end, eventually, fast_folder, joined, listen_command_in, program, records, segments,
     sessions, skip, strace, under,
@@ -121,6 +122,23 @@ fn check_joined(folder: &Path, name: &str, sent: &[u8]) {
 fn a_full_disk_pauses_and_loses_nothing() {
     check_full_disk("a.bin", &[]);
     check_full_disk("a.ndjson", &["--rotate", "1MiB"]);
+}
+
+#[test]
+fn a_disk_that_stays_full_ends_with_the_drain_time() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let Some(disk) = SmallDisk::mount(folder.path(), "1m") else {
+        return;
+    };
+    let args = ["-o", "a.ndjson", "--buffer", "4MiB", "--drain", "300ms"];
+    let mut tape = Tape::listen_in(&disk.0, &args);
+    let sender = send_until_reset(tape.connect(), 1);
+    tape.wait_for_line("no space left on device");
+    let ended = stop_within(tape, Duration::from_millis(300));
+    assert_eq!(ended.status, Some(3));
+    let expected = "not all written: a.ndjson";
+    assert!(ended.has_said(expected), "{:?}", ended.said);
+    sender.join().expect("it ends with the connection");
 }
 
 #[test]

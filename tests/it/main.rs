@@ -19,6 +19,7 @@ mod hostile;
 mod kernel;
 mod lifetime;
 mod limits;
+mod lossy;
 mod outputs;
 mod programs;
 mod proxy;

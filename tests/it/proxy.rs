@@ -50,6 +50,10 @@ fn echo() -> Target<Option<ErrorKind>> {
 
 #[test]
 fn conversations_pass_unchanged_and_are_captured_both_ways() {
+    check_conversations();
+}
+
+pub fn check_conversations() {
     const CLIENTS: u64 = 20;
     let target = answering(MIB);
     let tape = proxy(&target.address, &[]);

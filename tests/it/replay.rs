@@ -22,10 +22,10 @@ use crate::tape::{
 
 /// What a session comes to, apart from when and where: its bytes, whether the peer ended it, the
 /// reason of its end, and how many bytes there were of which checksum.
-type Essence = (Vec<u8>, bool, String, u64, u32);
+pub type Essence = (Vec<u8>, bool, String, u64, u32);
 
 /// The sessions of a capture, in the order in which they were accepted.
-fn essences(records: &[Record<'_>]) -> Vec<Essence> {
+pub fn essences(records: &[Record<'_>]) -> Vec<Essence> {
     let sessions = numbered_sessions(records).into_values();
     let essence = sessions.map(|session| {
         let close = session.close.expect("it was closed");
@@ -36,7 +36,7 @@ fn essences(records: &[Record<'_>]) -> Vec<Essence> {
     essence.collect()
 }
 
-fn sorted(mut essences: Vec<Essence>) -> Vec<Essence> {
+pub fn sorted(mut essences: Vec<Essence>) -> Vec<Essence> {
     essences.sort();
     essences
 }
@@ -58,11 +58,11 @@ fn piece(random: &mut fastrand::Rng) -> Vec<u8> {
 
 const SENDERS: u64 = 24;
 const SESSIONS_EACH: usize = 15;
-const SESSIONS: usize = SENDERS as usize * SESSIONS_EACH;
+pub const SESSIONS: usize = SENDERS as usize * SESSIONS_EACH;
 
 /// Captures several hundred sessions of 24 peers at once, which send anything or nothing and end in
 /// every way, to `a.ndjson`.
-fn recorded(args: &[&str]) -> Ended {
+pub fn recorded(args: &[&str]) -> Ended {
     let tape = Tape::listen(&[&["-o", "a.ndjson"], args].concat());
     let senders = (0..SENDERS).map(|seed| {
         let address = tape.addresses[0].clone();
@@ -90,7 +90,7 @@ fn recorded(args: &[&str]) -> Ended {
 }
 
 /// What another wiretape captures of `wiretape replay ARGS…`, where `TARGET` stands for that one.
-fn captured(
+pub fn captured(
     with: impl FnOnce(&mut Command) -> &mut Command,
     args: &[&str],
 ) -> (Ended, Vec<Essence>) {
@@ -107,7 +107,7 @@ fn captured(
     (ended, essences(&records(&captured.path("b.ndjson"))))
 }
 
-fn check_whole(ended: &Ended, sessions: usize) {
+pub fn check_whole(ended: &Ended, sessions: usize) {
     assert_eq!(ended.status, Some(0), "{:?}", ended.said);
     let expected = format!("replayed {sessions} sessions, 0 failed");
     assert!(ended.has_said(&expected), "{:?}", ended.said);

@@ -1,17 +1,18 @@
 //! Stopping: whatever the kernel has acknowledged to a peer is in the capture, and nothing is waited
 //! for longer than was said.
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use wiretape::record::{CloseReason, Event};
 
 use crate::kernel::unacknowledged;
+use crate::stalls::stop_within;
 use crate::tape::{Session, Tape, eventually, listen_command, program, records, sessions};
 
 /// What a sender knows at the end: its name, the bytes the kernel took from it, and how many of them
@@ -53,9 +54,9 @@ pub fn send_until_reset(mut stream: TcpStream, seed: u64) -> JoinHandle<Sent> {
     })
 }
 
-/// Forty senders in mid-flood when TERM comes: what is in the file is exactly what was acknowledged.
-fn check(args: &[&str]) {
-    let mut tape = Tape::listen(&[&["-o", "a.ndjson"], args].concat());
+/// Forty senders in mid-flood when TERM comes: what is in the file, and what they sent.
+pub fn term_in_mid_flood(args: &[&str]) -> Vec<(Session, Sent)> {
+    let tape = Tape::listen(&[args, &["-o", "a.ndjson"]].concat());
     let senders: Vec<_> = (0..40)
         .map(|seed| send_until_reset(tape.connect(), seed))
         .collect();
@@ -64,19 +65,22 @@ fn check(args: &[&str]) {
         let len = std::fs::metadata(&file).ok()?.len();
         (len > 20_000_000).then_some(())
     });
-    tape.signal(Signal::TERM);
-    tape.wait_for_line("stopping");
-    let ended = tape.wait();
+    let ended = stop_within(tape, Duration::from_secs(5));
     assert_eq!(ended.status, Some(0), "{:?}", ended.said);
-    let sent: BTreeMap<_, _> = senders
-        .into_iter()
-        .map(|sender| sender.join().expect("it ends with the connection"))
-        .map(|sent| (sent.name.clone(), sent))
-        .collect();
-    let sessions = sessions(&records(&ended.path("a.ndjson")));
+    let mut sessions = sessions(&records(&ended.path("a.ndjson")));
     assert_eq!(sessions.len(), 40, "peers in the accept queue included");
-    for (name, sent) in &sent {
-        check_session(&sessions[name], sent, &CloseReason::Shutdown);
+    let senders = senders.into_iter().map(|sender| {
+        let sent = sender.join().expect("it ends with the connection");
+        let session = sessions.remove(&sent.name).expect("it is captured");
+        (session, sent)
+    });
+    senders.collect()
+}
+
+/// That is exactly what was acknowledged.
+pub fn check(args: &[&str]) {
+    for (session, sent) in term_in_mid_flood(args) {
+        check_session(&session, &sent, &CloseReason::Shutdown);
     }
 }
 
@@ -212,15 +216,14 @@ pub fn until_held(watched: &TcpStream) {
 
 #[test]
 fn an_output_that_never_takes_anything_ends_with_the_drain_time() {
-    let (tape, sender) = stalled(&["--drain", "300ms"]);
-    let ended = tape.stop();
-    assert_eq!(ended.status, Some(3));
-    assert!(
-        ended.has_said("not all written: standard output"),
-        "{:?}",
-        ended.said
-    );
-    sender.join().expect("it ends with the connection");
+    for framing in ["chunk", "line"] {
+        let (tape, sender) = stalled(&["--drain", "300ms", "--frame", framing]);
+        let ended = stop_within(tape, Duration::from_millis(300));
+        assert_eq!(ended.status, Some(3));
+        let expected = "not all written: standard output";
+        assert!(ended.has_said(expected), "{:?}", ended.said);
+        sender.join().expect("it ends with the connection");
+    }
 }
 
 #[test]

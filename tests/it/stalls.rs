@@ -395,7 +395,7 @@ fn converse(stream: &TcpStream) -> Duration {
 }
 
 /// Stops a run, which takes no longer than its `--drain` and a second.
-fn stop_within(mut tape: Tape, drain: Duration) -> Ended {
+pub fn stop_within(mut tape: Tape, drain: Duration) -> Ended {
     tape.signal(Signal::TERM);
     tape.wait_for_line("stopping");
     let told = Instant::now();

@@ -141,13 +141,17 @@ impl Playback<'_> {
             .handle_written(session, written, is_blocked, now_us);
     }
 
-    /// Ends a session's sending, or resets it, once everything is on its way.
+    /// Ends a session's sending once everything is on its way, or resets it once the target has taken all
+    /// but a few bytes: a reset throws away what the network has lost and would have been sent again.
     pub(super) fn end_sending(&mut self, session: SessionId, ending: Ending) {
         let Some(&nth) = self.by_session.get(&session) else {
             return;
         };
         let link = &mut self.links[nth];
-        link.stream.await_sent();
+        match ending {
+            Ending::Orderly => link.stream.await_sent(),
+            Ending::Reset => link.stream.await_taken(),
+        }
         link.ends.due = Some(ending);
         self.end_if_sent(nth);
     }
