@@ -1,36 +1,51 @@
 //! Nothing that a peer sends steers a terminal.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::hand::Script;
+use crate::talk::Port;
 use crate::tape::{Tape, eventually, listen_command};
 
-/// Every byte, every control character, and what terminals and readers are attacked with.
+/// Every byte, every control character in every form, and what terminals and readers are attacked with.
 fn hostile() -> Vec<u8> {
     let mut bytes: Vec<u8> = (0..=255).collect();
-    bytes.extend("\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{9d}8;;\u{9c}".bytes());
-    bytes.extend("\u{202e}\u{2066}\u{2069}\u{200f}\u{61c}\u{feff}\u{2028}".bytes());
+    bytes.extend(('\u{80}'..='\u{9f}').collect::<String>().bytes());
+    bytes.extend("\u{1b}]0;title\u{7}\u{1b}[2J\u{9b}31m\u{9d}8;;\u{9c}\u{90}q\u{1b}\\".bytes());
+    // CSI, OSC, DCS, PM and APC in eight bits each, and the string terminator.
+    bytes.extend(b"\x9b2J\x9d0;title\x9c\x90q\x9c\x9ex\x9c\x9fx\x9c");
+    for (first, last) in INVISIBLE {
+        bytes.extend(format!("{first}{last}").bytes());
+    }
     bytes
 }
 
 const READABLE: &str = "Ålesund +4.6°C 札幌 ☂ ∠225°";
 
+/// What turns the direction of a text, hides in it or is taken for the end of a line, from and to.
+const INVISIBLE: [(char, char); 8] = [
+    ('\u{ad}', '\u{ad}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{fff9}', '\u{fffb}'),
+    ('\u{e0001}', '\u{e007f}'),
+];
+
 fn is_hostile(c: char) -> bool {
-    let invisible = [
-        char::REPLACEMENT_CHARACTER, // it was not UTF-8
-        '\u{61c}',
-        '\u{200f}',
-        '\u{2028}',
-        '\u{202e}',
-        '\u{2066}',
-        '\u{2069}',
-        '\u{feff}',
-    ];
-    (c.is_control() && c != '\n') || invisible.contains(&c)
+    let is_invisible = INVISIBLE.iter().any(|&(from, to)| (from..=to).contains(&c));
+    // The last of these was not UTF-8.
+    (c.is_control() && c != '\n') || is_invisible || c == char::REPLACEMENT_CHARACTER
 }
 
 /// A terminal: what the user sees, and what a program writes to.
@@ -46,6 +61,14 @@ fn terminal() -> (File, File) {
 
 /// Standard output of a run that was sent hostile bytes, then readable ones.
 fn shown(args: &[&str], on_terminal: bool) -> String {
+    shown_of(args, on_terminal, |tape| {
+        tape.send(&hostile());
+        tape.send(READABLE.as_bytes());
+    })
+}
+
+/// Standard output of a run with such peers.
+fn shown_of(args: &[&str], on_terminal: bool, peers: impl FnOnce(&Tape)) -> String {
     let mut command = listen_command(args);
     let screen = on_terminal.then(|| {
         let (screen, program) = terminal();
@@ -66,8 +89,7 @@ fn shown(args: &[&str], on_terminal: bool) -> String {
         let _ = reader.read_to_end(&mut seen);
         seen
     });
-    tape.send(&hostile());
-    tape.send(READABLE.as_bytes());
+    peers(&tape);
     assert_eq!(tape.stop().status, Some(0));
     let seen = reader.join().expect("no panic");
     // The terminal itself adds a carriage return to every newline.
@@ -75,7 +97,10 @@ fn shown(args: &[&str], on_terminal: bool) -> String {
 }
 
 fn check(args: &[&str], on_terminal: bool) {
-    let shown = shown(args, on_terminal);
+    check_harmless(&shown(args, on_terminal));
+}
+
+fn check_harmless(shown: &str) {
     let found = shown.chars().find(|&c| is_hostile(c));
     assert_eq!(found, None, "in {shown:?}");
     assert!(!shown.is_empty());
@@ -86,12 +111,68 @@ fn text_and_hex_are_safe_everywhere() {
     for on_terminal in [false, true] {
         check(&["--color", "never"], on_terminal);
         check(&["--hex", "--color", "never"], on_terminal);
+        check(&["--frame", "line", "--color", "never"], on_terminal);
     }
 }
 
 #[test]
 fn json_is_safe_on_a_terminal() {
     check(&["--json"], true);
+}
+
+/// The client of a Unix socket chooses its name: a path, in which all but `/` and zero may stand.
+#[test]
+fn a_peer_with_a_hostile_name_is_shown_without_harm() {
+    let name = b"\x1b]0;x\x07\xe2\x80\xae\xc2\x9b2J\n#9 forged > \r";
+    let speak = |tape: &Tape| {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).expect("a socket");
+        let path = tape.folder.path().join(OsStr::from_bytes(name));
+        let bound = SockAddr::unix(path).and_then(|path| socket.bind(&path));
+        bound.expect("the folder is writable");
+        let at = SockAddr::unix(tape.path("socket")).expect("it is short");
+        socket.connect(&at).expect("it listens");
+        socket.send(b"hello").expect("it reads");
+        socket.shutdown(Shutdown::Write).expect("it is open");
+        let left = (&socket).read(&mut [0]).expect("an orderly end");
+        assert_eq!(left, 0);
+    };
+    for format in [
+        &["--color", "never"][..],
+        &["--hex", "--color", "never"],
+        &["--json"],
+    ] {
+        let shown = shown_of(&[&["unix:socket"], format].concat(), true, speak);
+        check_harmless(&shown);
+        assert!(
+            shown.contains("forged") && !shown.contains("\n#9"),
+            "{shown}"
+        );
+    }
+}
+
+/// What a replay says of a capture is a stranger's in part: the peers of sessions that fail, and what
+/// stands where something else should.
+#[test]
+fn what_a_capture_says_is_said_without_harm() {
+    let invisible = INVISIBLE.iter().flat_map(|&(from, to)| [from, to]);
+    let all: Vec<char> = ('\0'..='\u{ff}').chain(invisible).collect();
+    let said = |rest: &str| {
+        let target = Port::new();
+        let script = Script::new().record("open", rest);
+        let ended = script.play(&target.address(), &[]);
+        assert_eq!(ended.status, Some(1), "{:?}", ended.said);
+        ended.said.join("\n")
+    };
+    for some in all.chunks(50) {
+        let text = serde_json::json!(some.iter().collect::<String>());
+        let failed = said(&format!(r#","conn":1,"peer":{text},"local":"l""#));
+        assert!(failed.contains("session 1 (#1 "), "{failed}");
+        check_harmless(&failed);
+        let refused = said(&format!(r#","conn":{text}"#));
+        let expected = "line 2: not a capture record: invalid type: string ";
+        assert!(refused.contains(expected), "{refused}");
+        check_harmless(&refused);
+    }
 }
 
 #[test]

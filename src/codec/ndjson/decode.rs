@@ -300,6 +300,10 @@ pub struct ReadError {
     pub cause: Cause,
 }
 
+/// The most that is said of a line that is no record: `serde_json` repeats all of a string that stands
+/// where it must not.
+const CAUSE_CHARS: usize = 200;
+
 /// What is wrong with a line.
 #[derive(Debug)]
 pub enum Cause {
@@ -342,7 +346,14 @@ impl fmt::Display for Cause {
         match self {
             Self::Io(error) => write!(f, "cannot be read: {error}"),
             Self::TooLong => write!(f, "longer than {} MiB, not a capture", LINE_LIMIT >> 20),
-            Self::Json(error) => write!(f, "not a capture record: {error}"),
+            Self::Json(error) => {
+                let why = error.to_string();
+                let (end, more) = match why.char_indices().nth(CAUSE_CHARS) {
+                    Some((end, _)) => (end, "…"),
+                    None => (why.len(), ""),
+                };
+                write!(f, "not a capture record: {}{more}", &why[..end])
+            }
             Self::Newer(v) => write!(
                 f,
                 "format version {v} was written by a newer wiretape (this one reads up to {VERSION})"

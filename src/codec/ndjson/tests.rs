@@ -311,6 +311,55 @@ fn what_is_no_capture_is_named_with_line_and_cause() {
 }
 
 #[test]
+fn a_cause_is_short_however_long_the_line_is() {
+    let long = DATA.replace("\"seq\":2", &format!("\"seq\":\"{}\"", "é".repeat(100_000)));
+    let (_, end) = read(&long);
+    assert!(end.starts_with("f: line 1: not a capture record: invalid type: string \"éé"));
+    assert!(end.ends_with("éé…") && end.chars().count() < 300, "{end}");
+}
+
+/// Promise 12: whatever a peer sends is one line, and comes back from it.
+#[test]
+fn a_million_random_strings_come_back_from_json() {
+    const MEANT: [char; 7] = ['"', '\\', '\n', '\r', '\u{2028}', '\u{202e}', '\u{feff}'];
+    let mut random = fastrand::Rng::with_seed(12);
+    let mut encoders = [Audience::Program, Audience::Terminal].map(Encoder::new);
+    let mut out = Vec::new();
+    for nth in 0..1_000_000 {
+        let any = |random: &mut fastrand::Rng| match random.u8(0..8) {
+            0 => random.char(..),
+            1 => random.char('\u{80}'..='\u{9f}'),
+            2 => MEANT[random.usize(0..MEANT.len())],
+            _ => char::from(random.u8(0..0x80)),
+        };
+        let text: String = (0..random.usize(0..16)).map(|_| any(&mut random)).collect();
+        let record = Record {
+            time: Timestamp {
+                wall: WallTime::from_unix_micros(nth),
+                elapsed_us: nth,
+            },
+            seq: nth,
+            event: Event::Data {
+                conn: Conn {
+                    id: ConnId(1),
+                    peer: "unix:".into(),
+                },
+                direction: Direction::In,
+                offset: 0,
+                payload: text.as_bytes().into(),
+                partial: false,
+            },
+        };
+        let encoder = &mut encoders[nth as usize % 2];
+        out.clear();
+        encoder.encode(&record, &mut out);
+        let newline = out.iter().position(|&byte| byte == b'\n');
+        assert_eq!(newline, Some(out.len() - 1), "{text:?}");
+        assert_eq!(parse(&out).expect("it is JSON"), record);
+    }
+}
+
+#[test]
 fn a_line_without_end_is_refused_in_flat_memory() {
     let endless = std::io::BufReader::new(std::io::repeat(b' '));
     let error = Reader::new("f", endless)
