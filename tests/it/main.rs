@@ -13,6 +13,7 @@ mod crash;
 mod crowds;
 mod descriptors;
 mod faults;
+mod faulty;
 mod files;
 mod hand;
 mod hostile;
