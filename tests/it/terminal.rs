@@ -236,3 +236,38 @@ fn a_terminal_that_stands_still_does_not_hold_up_a_file() {
     let seen = reader.join().expect("it has ended");
     assert!(seen.contains("* GAP: "), "the gap is not shown");
 }
+
+/// What is said on a terminal of a run of a moment, with how things stand told all the while.
+fn told_on_a_terminal(args: &[&str], shares: bool) -> String {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (mut screen, program) = terminal();
+    let mut command = listen_command(args);
+    command
+        .args(["--stats", "20ms", "--for", "300ms"])
+        .env("TERM", "xterm");
+    command.current_dir(folder.path()).stdout(Stdio::null());
+    if shares {
+        command.stdout(program.try_clone().expect("a second handle"));
+    }
+    let mut child = command.stderr(program).spawn().expect("it starts");
+    // Or this side would keep the terminal open.
+    drop(command);
+    let mut told = Vec::new();
+    let _ = screen.read_to_end(&mut told);
+    assert!(child.wait().expect("it is a child").success());
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+#[test]
+fn how_things_stand_is_one_line_on_a_terminal() {
+    const LINE: &str = "0 open of 0 connections; ";
+    let told = told_on_a_terminal(&["-o", "a.ndjson"], false);
+    assert!(told.matches(LINE).count() > 1, "{told}");
+    assert!(!told.contains(&format!("wiretape: {LINE}")), "{told}");
+    assert!(told.lines().count() < 10, "{told}");
+    // Nothing is drawn over what a peer sends.
+    let told = told_on_a_terminal(&["-o", "-"], true);
+    let lines = told.lines().filter(|line| line.contains(LINE));
+    let said = lines.inspect(|line| assert!(line.starts_with("wiretape: "), "{told}"));
+    assert!(said.count() > 1, "{told}");
+}
