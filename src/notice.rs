@@ -1,6 +1,7 @@
 //! What is said to a person, as values: rooms that work say *what* happened, the command line
 //! decides how it reads and whether it is said at all.
 
+use core::net::IpAddr;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ pub enum Notice {
         /// How many in all.
         total: u64,
         /// Address of the last of them.
-        peer: String,
+        peer: IpAddr,
         /// Why that one was not let in.
         why: Refusal,
     },

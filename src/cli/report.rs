@@ -283,7 +283,7 @@ impl Wording {
                 total,
                 peer,
                 why,
-            } => refused(*count, *total, peer, *why),
+            } => refused(*count, *total, &peer, *why),
             Notice::Crowded { open } => format!(
                 "{} open, as many as --max-conns or the open-file limit allow; others wait to be accepted",
                 match open {
@@ -312,7 +312,7 @@ fn drain_timeout(unread: u64, has_unaccepted: bool, unwritten: &[String]) -> Str
     parts.collect::<Vec<_>>().join("; ")
 }
 
-fn refused(count: u64, total: u64, peer: &str, why: Refusal) -> String {
+fn refused(count: u64, total: u64, peer: &dyn fmt::Display, why: Refusal) -> String {
     let why = match why {
         Refusal::Denied => "it is denied (--deny)",
         Refusal::NotAllowed => "it is not allowed (--allow)",

@@ -1,6 +1,9 @@
 //! Who is let in: accepted, admitted or refused; and what happens where that has its limits.
 
+use std::collections::VecDeque;
 use std::io;
+use std::mem;
+use std::net::IpAddr;
 
 use mio::Token;
 
@@ -16,8 +19,16 @@ use crate::record::time::Clock;
 use crate::record::{CloseReason, Endpoints};
 use crate::relay::Side;
 
-/// Accepts a turn and listener, so that a storm of connections does not starve those that are open.
+/// Peers let in a turn and listener, so that a storm of connections does not starve those that are open.
 const ACCEPTS_A_TURN: usize = 64;
+
+/// Peers looked at a turn and listener. To refuse one costs little, and who may come waits behind those who
+/// may not.
+const LOOKS_A_TURN: usize = 256;
+
+/// Peers that are decided on in the next turn, at most: each has a descriptor of those that are kept back for
+/// other things.
+const UNDECIDED_MAX: usize = 16;
 
 /// When accepting has failed for want of something, it is tried again after this long, if no
 /// connection closes before.
@@ -33,9 +44,9 @@ pub(super) struct Door {
     first: usize,
     /// Accepting failed for want of something; microseconds since the start of the run.
     rests_until_us: Option<u64>,
-    /// One that would be one too many of its address. It is decided on in the next turn: the end of another
-    /// that came before it may be known to the kernel and not to the loop.
-    held: Option<Accepted>,
+    /// Those that would be one too many of their address. They are decided on in the next turn: the end of
+    /// another that came before may be known to the kernel and not to the loop.
+    undecided: VecDeque<Accepted>,
     trouble: Patience,
     crowd: Patience,
     refusals: Refusals,
@@ -49,7 +60,7 @@ impl Door {
             listeners,
             first: 0,
             rests_until_us: None,
-            held: None,
+            undecided: VecDeque::new(),
             trouble: Patience::default(),
             crowd: Patience::default(),
             refusals: Refusals::default(),
@@ -71,7 +82,7 @@ impl Door {
 
     /// Whether somebody may wait to be let in.
     pub(super) fn has_unaccepted(&self) -> bool {
-        self.held.is_some() || self.listeners.iter().any(|listener| listener.may_accept)
+        !self.undecided.is_empty() || self.listeners.iter().any(|listener| listener.may_accept)
     }
 
     /// Whether it rests, for want of something.
@@ -101,9 +112,7 @@ impl Door {
     /// Listens no more. Whoever waits is reset.
     fn close(&mut self) {
         self.listeners.clear();
-        if let Some(held) = self.held.take() {
-            held.refuse();
-        }
+        self.undecided.drain(..).for_each(Accepted::refuse);
     }
 
     fn rest(&mut self, now_us: u64) {
@@ -115,27 +124,27 @@ impl Door {
 #[derive(Debug, Default)]
 struct Refusals {
     unsaid: u64,
-    last: Option<(String, Refusal)>,
+    last: Option<(IpAddr, Refusal)>,
     patience: Patience,
 }
 
 impl Refusals {
-    fn handle_refused(&mut self, peer: String, why: Refusal) {
+    fn handle_refused(&mut self, peer: IpAddr, why: Refusal) {
         self.unsaid += 1;
         self.last = Some((peer, why));
     }
 
     /// What is to be said now, with so many in all.
     fn poll(&mut self, total: u64, now_us: u64) -> Option<Notice> {
-        let (peer, why) = self.last.as_ref()?;
+        let (peer, why) = self.last?;
         if self.unsaid == 0 || !self.patience.is_to_be_said(now_us) {
             return None;
         }
         Some(Notice::Refused {
-            count: std::mem::take(&mut self.unsaid),
+            count: mem::take(&mut self.unsaid),
             total,
-            peer: peer.clone(),
-            why: *why,
+            peer,
+            why,
         })
     }
 
@@ -156,46 +165,44 @@ impl Engine {
         self.decide();
         for nth in 0..self.door.listeners.len() {
             let nth = (self.door.first + nth) % self.door.listeners.len();
-            for _ in 0..ACCEPTS_A_TURN {
-                if !self.accepts() || !self.door.listeners[nth].may_accept {
-                    break;
-                }
-                if !self.recorder.make_room(None) {
-                    return;
-                }
-                match self.door.listeners[nth].accept() {
-                    Ok(accepted) => self.receive(accepted),
-                    Err(error) => {
-                        let listener = &mut self.door.listeners[nth];
-                        match listener.remedy(&error) {
-                            Remedy::Wait => listener.may_accept = false,
-                            Remedy::Next => {}
-                            // The kernel asks for a descriptor before it looks whether anybody waits.
-                            Remedy::Rest if !listener.has_waiting() => listener.may_accept = false,
-                            Remedy::Rest => self.rest_accepting(error),
-                        }
-                    }
-                }
-                if self.recorder.capture.has_opened_all() {
-                    return self.door.close();
-                }
-            }
+            self.accept_from(nth);
+        }
+        if self.recorder.capture.has_opened_all() {
+            self.door.close();
         }
         self.tell_crowd(now_us);
     }
 
+    fn accept_from(&mut self, nth: usize) {
+        let mut let_in = 0;
+        for _ in 0..LOOKS_A_TURN {
+            let is_over = let_in == ACCEPTS_A_TURN || !self.door.listeners[nth].may_accept;
+            if is_over || !self.accepts() || !self.recorder.make_room(None) {
+                return;
+            }
+            let listener = &mut self.door.listeners[nth];
+            match listener.accept() {
+                Ok(accepted) => let_in += usize::from(self.receive(accepted)),
+                Err(error) => match listener.remedy(&error) {
+                    Remedy::Wait => listener.may_accept = false,
+                    Remedy::Next => {}
+                    // The kernel asks for a descriptor before it looks whether anybody waits.
+                    Remedy::Rest if !listener.has_waiting() => listener.may_accept = false,
+                    Remedy::Rest => self.rest_accepting(error),
+                },
+            }
+        }
+    }
+
     /// Whether one more may be accepted now.
     fn accepts(&self) -> bool {
-        self.recorder.capture.may_open() && !self.door.rests() && self.door.held.is_none()
+        self.recorder.capture.may_open() && !self.door.rests()
     }
 
     /// Whether the next turn lets somebody in, if there is room to record that.
     pub(super) fn has_callers(&self) -> bool {
-        let may_open = self.recorder.capture.may_open();
-        match self.door.held {
-            Some(_) => may_open,
-            None => self.accepts() && self.door.has_unaccepted(),
-        }
+        let may_decide = !self.door.undecided.is_empty() && self.recorder.capture.may_open();
+        may_decide || self.accepts() && self.door.has_unaccepted()
     }
 
     fn rest_accepting(&mut self, error: io::Error) {
@@ -206,41 +213,45 @@ impl Engine {
         }
     }
 
-    /// What becomes of one who was accepted.
-    fn receive(&mut self, accepted: Accepted) {
+    /// What becomes of one who was accepted; whether it is let in.
+    fn receive(&mut self, accepted: Accepted) -> bool {
         match self.recorder.capture.admit(accepted.ip()) {
-            Ok(()) => self.open(accepted),
-            Err(Refusal::TooMany) => self.door.held = Some(accepted),
+            Ok(()) => {
+                self.open(accepted);
+                return true;
+            }
+            Err(Refusal::TooMany) if self.door.undecided.len() < UNDECIDED_MAX => {
+                self.door.undecided.push_back(accepted);
+            }
             Err(why) => self.refuse(accepted, why),
         }
+        false
     }
 
-    /// What becomes of the one that is held. Whatever the kernel knew when it came is known by now.
+    /// What becomes of those that are undecided. Whatever the kernel knew when they came is known by now.
     fn decide(&mut self) {
-        if self.door.held.is_none()
-            || !self.recorder.capture.may_open()
-            || !self.recorder.make_room(None)
+        while !self.door.undecided.is_empty()
+            && self.recorder.capture.may_open()
+            && self.recorder.make_room(None)
         {
-            return;
-        }
-        if let Some(held) = self.door.held.take() {
-            match self.recorder.capture.admit(held.ip()) {
-                Ok(()) => self.open(held),
-                Err(why) => self.refuse(held, why),
+            let Some(accepted) = self.door.undecided.pop_front() else {
+                return;
+            };
+            match self.recorder.capture.admit(accepted.ip()) {
+                Ok(()) => self.open(accepted),
+                Err(why) => self.refuse(accepted, why),
             }
-        }
-        if self.recorder.capture.has_opened_all() {
-            self.door.close();
         }
     }
 
     /// Sends one away before anything is read of it.
     fn refuse(&mut self, accepted: Accepted, why: Refusal) {
-        let peer = accepted.ip().map(|ip| ip.to_canonical().to_string());
+        // Only those who have an address are refused.
+        if let Some(ip) = accepted.ip() {
+            self.door.refusals.handle_refused(ip.to_canonical(), why);
+        }
         accepted.refuse();
         self.recorder.capture.handle_refused();
-        let refusals = &mut self.door.refusals;
-        refusals.handle_refused(peer.unwrap_or_default(), why);
     }
 
     fn open(&mut self, accepted: Accepted) {
@@ -309,6 +320,8 @@ mod tests {
     use super::*;
     use crate::notice::NOTICE_INTERVAL_US;
 
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
     /// Refusals at these times, in milliseconds, and what is said of how many at each.
     fn check(script: &[(u64, u64, Option<u64>)]) {
         let mut refusals = Refusals::default();
@@ -316,7 +329,7 @@ mod tests {
         for &(at_ms, refused, expected) in script {
             for _ in 0..refused {
                 total += 1;
-                refusals.handle_refused("192.0.2.1".to_owned(), Refusal::Denied);
+                refusals.handle_refused(PEER, Refusal::Denied);
             }
             let said = refusals
                 .poll(total, at_ms * 1000)
@@ -345,10 +358,10 @@ mod tests {
     fn what_was_not_said_is_said_in_its_time_though_nobody_comes() {
         let mut refusals = Refusals::default();
         assert_eq!(refusals.deadline_us(), None);
-        refusals.handle_refused("192.0.2.1".to_owned(), Refusal::TooMany);
+        refusals.handle_refused(PEER, Refusal::TooMany);
         assert!(refusals.poll(1, 7).is_some());
         assert_eq!(refusals.deadline_us(), None);
-        refusals.handle_refused("192.0.2.1".to_owned(), Refusal::TooMany);
+        refusals.handle_refused(PEER, Refusal::TooMany);
         assert_eq!(refusals.deadline_us(), Some(7 + NOTICE_INTERVAL_US));
     }
 }

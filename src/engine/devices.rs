@@ -194,6 +194,8 @@ impl Devices {
     /// As many connections have been made as were wanted.
     fn dial_no_more(&mut self) {
         self.reconnects = false;
+        // Whoever did not answer is not missed.
+        self.given_up = None;
         let others = self.devices.iter_mut();
         for device in others.filter(|device| device.stage != Stage::Open) {
             device.stage = Stage::Done;

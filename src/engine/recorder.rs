@@ -181,7 +181,7 @@ impl<C: Clock> Recorder<C> {
 
     /// The look behind the arming of the doorbell: whether what the loop would sleep for is there.
     pub fn has_more_to_do(&mut self) -> bool {
-        let has_what_it_waits_for = match self.outputs_rest_until {
+        let mut has_what_it_waits_for = || match self.outputs_rest_until {
             // Whether outputs are to be waited for as well by now, and until when, the next turn finds.
             None => self.router.pool.has_batch(),
             Some(_) => {
@@ -189,7 +189,7 @@ impl<C: Clock> Recorder<C> {
                 self.router.waits_until_us(now_us).is_none()
             }
         };
-        (self.is_starved && has_what_it_waits_for) || self.has_something_to_send()
+        (self.is_starved && has_what_it_waits_for()) || self.has_something_to_send()
     }
 
     /// When to look again, in microseconds since the start of the run.
@@ -202,15 +202,16 @@ impl<C: Clock> Recorder<C> {
 
     /// Tells how things stand, where it is time for that.
     pub(super) fn tell_status(&mut self) {
+        let Some(status) = &mut self.status else {
+            return;
+        };
         let now_us = self.clock.now().elapsed_us;
-        if let Some(status) = &mut self.status {
-            if now_us >= status.due_us {
-                // Times that were slept through are not made up for.
-                let next_us = (now_us / status.every_us + 1).saturating_mul(status.every_us);
-                status.due_us = next_us;
-                let statistics = self.statistics();
-                self.notify.say(Notice::Status(statistics));
-            }
+        if now_us >= status.due_us {
+            // Times that were slept through are not made up for.
+            let next_us = (now_us / status.every_us + 1).saturating_mul(status.every_us);
+            status.due_us = next_us;
+            let statistics = self.statistics();
+            self.notify.say(Notice::Status(statistics));
         }
     }
 

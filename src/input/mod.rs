@@ -206,7 +206,7 @@ impl Captures {
     /// They are too many: naming the capture and the line.
     pub fn check_open(&self, open: usize) -> Result<(), ReadError> {
         match &self.reader {
-            Some(reader) if open > OPEN_LIMIT => Err(reader.error(Cause::Crowded(OPEN_LIMIT))),
+            Some(reader) if open > OPEN_LIMIT => Err(reader.error(Cause::TooManyOpen(OPEN_LIMIT))),
             _ => Ok(()),
         }
     }

@@ -12,6 +12,9 @@ use crate::world::World;
 /// Accepts a turn.
 const ACCEPTS_A_TURN: usize = 4;
 
+/// Peers that are decided on in the next turn.
+const UNDECIDED_MAX: usize = 2;
+
 /// When accepting has failed it is tried again after this long.
 const ACCEPT_RETRY_US: u64 = 100_000;
 
@@ -45,26 +48,23 @@ impl World<'_> {
             } else {
                 self.may_accept = false;
             }
-            self.close_if_all_came();
         }
+        self.close_if_all_came();
     }
 
     fn accepts(&self) -> bool {
-        let may_open = self.recorder.capture.may_open();
-        may_open && self.accept_rests_until.is_none() && self.held.is_none()
+        self.recorder.capture.may_open() && self.accept_rests_until.is_none()
     }
 
     /// Whether the next turn lets somebody in.
     pub fn has_callers(&self) -> bool {
-        match self.held {
-            Some(_) => self.recorder.capture.may_open(),
-            None => self.accepts() && self.may_accept,
-        }
+        let may_decide = !self.undecided.is_empty() && self.recorder.capture.may_open();
+        may_decide || self.accepts() && self.has_unaccepted()
     }
 
     /// Whether somebody may wait to be let in.
     pub fn has_unaccepted(&self) -> bool {
-        self.held.is_some() || self.may_accept
+        !self.undecided.is_empty() || self.may_accept
     }
 
     fn rest_accepting(&mut self) {
@@ -75,27 +75,30 @@ impl World<'_> {
     fn receive(&mut self, peer: Peer) {
         match self.admit(&peer) {
             Ok(()) => self.open(peer),
-            Err(Refusal::TooMany) => self.held = Some(peer),
+            Err(Refusal::TooMany) if self.undecided.len() < UNDECIDED_MAX => {
+                self.undecided.push_back(peer);
+            }
             Err(_) => self.refuse(),
         }
     }
 
-    /// What becomes of the one that is held.
+    /// What becomes of those that are undecided.
     fn decide(&mut self) {
-        let may_open = self.recorder.capture.may_open();
-        if self.held.is_none() || !may_open || !self.make_room(None) {
-            return;
-        }
-        if let Some(held) = self.held.take() {
-            match self.admit(&held) {
+        while !self.undecided.is_empty() && self.recorder.capture.may_open() {
+            if !self.make_room(None) {
+                return;
+            }
+            let Some(peer) = self.undecided.pop_front() else {
+                return;
+            };
+            match self.admit(&peer) {
                 Ok(()) => {
                     self.seen.see("admission: not one too many after all");
-                    self.open(held);
+                    self.open(peer);
                 }
                 Err(_) => self.refuse(),
             }
         }
-        self.close_if_all_came();
     }
 
     /// What the core says, which is what the model says.
@@ -130,7 +133,7 @@ impl World<'_> {
             self.kernel.is_quiet = true;
             self.kernel.backlog.clear();
             self.may_accept = false;
-            self.held = None;
+            self.undecided.clear();
         }
     }
 

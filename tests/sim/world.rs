@@ -81,8 +81,8 @@ pub struct World<'a> {
     pub peers: BTreeMap<Slot, Peer>,
     pub ready: Vec<Slot>,
     pub may_accept: bool,
-    /// One who would be one too many of its address.
-    pub held: Option<Peer>,
+    /// Those who would be one too many of their address.
+    pub undecided: VecDeque<Peer>,
     pub accept_rests_until: Option<u64>,
     /// It sleeps, until then if until any time.
     pub asleep: Option<Option<u64>>,
@@ -162,7 +162,7 @@ impl<'a> World<'a> {
             peers: BTreeMap::new(),
             ready: Vec::new(),
             may_accept: false,
-            held: None,
+            undecided: VecDeque::new(),
             accept_rests_until: None,
             asleep: None,
             outcome: None,

@@ -322,7 +322,7 @@ pub enum Cause {
     /// `base64` that is not standard, padded base64.
     Base64,
     /// More connections are open at once than this.
-    Crowded(usize),
+    TooManyOpen(usize),
     /// `len` is not the payload's length.
     Length {
         /// What `len` says.
@@ -361,7 +361,7 @@ impl fmt::Display for Cause {
             Self::Missing(key) => write!(f, "record without `{key}`"),
             Self::Invalid(key) => write!(f, "invalid `{key}`"),
             Self::Base64 => write!(f, "invalid base64"),
-            Self::Crowded(most) => write!(
+            Self::TooManyOpen(most) => write!(
                 f,
                 "more than {most} connections are open at once; select some of them (--conn, --peer)"
             ),
