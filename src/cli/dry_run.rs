@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io::{self, BufWriter, Write};
 use std::mem;
 
-use super::report::counted;
+use super::words::counted;
 use crate::codec::escaped;
 use crate::engine::replay::{self, Config};
 use crate::engine::{Error, Outcome};

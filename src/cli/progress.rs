@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::report::{bytes, counted};
+use super::words::{bytes, counted};
 use crate::notice::Progress;
 
 /// Steps of the bar.

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
-use bytesize::ByteSize;
-
 use super::progress::{Bar, line};
-use super::status::{self, Meter, milliseconds, output_line};
+use super::status::{self, Meter, output_line};
+use super::words::{bytes, counted, milliseconds};
 use crate::capture::admission::Refusal;
 use crate::codec::escaped;
 use crate::notice::{Notice, Notify, Progress, Recovered, Replayed, Statistics, Then, describe};
@@ -335,13 +334,6 @@ fn records(count: u64) -> String {
     counted(count, "record")
 }
 
-pub(super) fn counted(count: u64, thing: &str) -> String {
-    match count {
-        1 => format!("1 {thing}"),
-        _ => format!("{count} {thing}s"),
-    }
-}
-
 fn replayed_lines(replayed: &Replayed) -> Vec<String> {
     let (tally, found) = (&replayed.tally, &replayed.found);
     let mut lines = vec![format!(
@@ -405,8 +397,4 @@ fn hole_lines(found: &Totals) -> Vec<String> {
         ));
     }
     lines
-}
-
-pub(super) fn bytes(count: u64) -> String {
-    ByteSize(count).display().iec().to_string()
 }

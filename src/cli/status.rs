@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::report::{bytes, counted};
+use super::words::{bytes, counted, milliseconds};
 use crate::notice::{OutputStatistics, Statistics};
 use crate::record::Totals;
 
@@ -128,10 +128,6 @@ fn refused(totals: Totals) -> String {
 fn buffer(statistics: &Statistics) -> String {
     let (held, limit) = statistics.buffered;
     format!("buffer {} of {}", bytes(held as u64), bytes(limit as u64))
-}
-
-pub(super) fn milliseconds(duration: Duration) -> humantime::FormattedDuration {
-    humantime::format_duration(Duration::from_millis(duration.as_millis() as u64))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use super::listen::{Accepted, Listener, Remedy};
 use super::proxy::Relayed;
 use super::stream::Stream;
 use super::turn::{Engine, Kind};
+use crate::capture::Slot;
 use crate::capture::admission::Refusal;
 use crate::capture::shutdown::Phase;
 use crate::notice::{Notice, Patience, describe};
@@ -47,6 +48,8 @@ pub(super) struct Door {
     /// Those that would be one too many of their address. They are decided on in the next turn: the end of
     /// another that came before may be known to the kernel and not to the loop.
     undecided: VecDeque<Accepted>,
+    /// Addresses that one was refused of in this turn: more of them need not be thought over.
+    refused_now: Vec<IpAddr>,
     trouble: Patience,
     crowd: Patience,
     refusals: Refusals,
@@ -61,6 +64,7 @@ impl Door {
             first: 0,
             rests_until_us: None,
             undecided: VecDeque::new(),
+            refused_now: Vec::new(),
             trouble: Patience::default(),
             crowd: Patience::default(),
             refusals: Refusals::default(),
@@ -113,6 +117,10 @@ impl Door {
     fn close(&mut self) {
         self.listeners.clear();
         self.undecided.drain(..).for_each(Accepted::refuse);
+    }
+
+    fn was_refused_now(&self, ip: Option<IpAddr>) -> bool {
+        ip.is_some_and(|ip| self.refused_now.contains(&ip))
     }
 
     fn rest(&mut self, now_us: u64) {
@@ -196,7 +204,8 @@ impl Engine {
 
     /// Whether one more may be accepted now.
     fn accepts(&self) -> bool {
-        self.recorder.capture.may_open() && !self.door.rests()
+        let has_place = self.door.undecided.len() < UNDECIDED_MAX;
+        self.recorder.capture.may_open() && !self.door.rests() && has_place
     }
 
     /// Whether the next turn lets somebody in, if there is room to record that.
@@ -220,7 +229,7 @@ impl Engine {
                 self.open(accepted);
                 return true;
             }
-            Err(Refusal::TooMany) if self.door.undecided.len() < UNDECIDED_MAX => {
+            Err(Refusal::TooMany) if !self.door.was_refused_now(accepted.ip()) => {
                 self.door.undecided.push_back(accepted);
             }
             Err(why) => self.refuse(accepted, why),
@@ -228,8 +237,10 @@ impl Engine {
         false
     }
 
-    /// What becomes of those that are undecided. Whatever the kernel knew when they came is known by now.
+    /// What becomes of those that are undecided. Whatever the kernel knew of others when they came is known by
+    /// now; of those that are let in here, it is asked.
     fn decide(&mut self) {
+        self.door.refused_now.clear();
         while !self.door.undecided.is_empty()
             && self.recorder.capture.may_open()
             && self.recorder.make_room(None)
@@ -238,9 +249,25 @@ impl Engine {
                 return;
             };
             match self.recorder.capture.admit(accepted.ip()) {
-                Ok(()) => self.open(accepted),
-                Err(why) => self.refuse(accepted, why),
+                Ok(()) => {
+                    let has_ended = accepted.has_ended();
+                    if let Some(slot) = self.open(accepted).filter(|_| has_ended) {
+                        self.handle_ending(slot);
+                    }
+                }
+                Err(why) => {
+                    self.door.refused_now.extend(accepted.ip());
+                    self.refuse(accepted, why);
+                }
             }
+        }
+    }
+
+    /// The kernel knows that a peer has ended its direction. One that only speaks counts no more among those
+    /// of its address; a client may still be answered.
+    pub(super) fn handle_ending(&mut self, slot: Slot) {
+        if self.proxy.is_none() {
+            self.recorder.capture.handle_ending(slot);
         }
     }
 
@@ -254,7 +281,8 @@ impl Engine {
         self.recorder.capture.handle_refused();
     }
 
-    fn open(&mut self, accepted: Accepted) {
+    /// Takes one in; its place, unless nothing can be heard of it.
+    fn open(&mut self, accepted: Accepted) -> Option<Slot> {
         let now = self.clock.now();
         let target = self.proxy.as_ref().map(|proxy| proxy.name().into());
         let endpoints = Endpoints {
@@ -273,7 +301,7 @@ impl Engine {
             let reason = CloseReason::Error(describe(&error).into());
             self.recorder.capture.handle_close(slot, reason, now);
             self.rest_accepting(error);
-            return;
+            return None;
         }
         let kind = match self.proxy {
             None => Kind::Source(stream),
@@ -285,6 +313,7 @@ impl Engine {
         } else if self.proxy.is_some() {
             self.dial_target(slot, id);
         }
+        Some(slot)
     }
 
     // --- what is said ----------------------------------------------------------------------------

@@ -326,6 +326,14 @@ impl Accepted {
         local.map_or_else(|| self.listener.to_string(), shown)
     }
 
+    /// Whether its peer has ended its direction already.
+    pub(super) fn has_ended(&self) -> bool {
+        match &self.socket {
+            stream::Socket::Tcp(tcp) => is_ready(tcp, PollFlags::RDHUP),
+            stream::Socket::Unix(unix) => is_ready(unix, PollFlags::RDHUP),
+        }
+    }
+
     pub(super) fn into_socket(self) -> stream::Socket {
         self.socket
     }

@@ -1,8 +1,11 @@
 //! Who is let in: by address, by how many of it are here, and how many are here at all.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use wiretape::record::{CloseReason, Event};
@@ -182,6 +185,82 @@ fn clients_of_a_proxy_are_let_in_by_the_same_rules() {
     );
     // The target was not dialled.
     assert!(!ended.has_said("cannot connect"), "{:?}", ended.said);
+}
+
+/// The places of an address come free however its conversations end.
+#[test]
+fn clients_of_a_proxy_that_come_one_after_another_are_all_let_in() {
+    const CLIENTS: usize = 300;
+    let target = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = target.local_addr().expect("it has one").to_string();
+    thread::spawn(move || {
+        for (nth, stream) in target.incoming().enumerate() {
+            let mut stream = stream.expect("somebody comes");
+            let len = stream.read(&mut [0; 100]).unwrap_or(0);
+            if nth % 3 == 0 && len > 0 {
+                let socket = socket2::SockRef::from(&stream);
+                let _ = socket.set_linger(Some(Duration::ZERO));
+            }
+        }
+    });
+    let mut command = crate::tape::wiretape();
+    command.args(["proxy", "127.0.0.1:0", &address, "-o", "a.ndjson"]);
+    command.args(["--max-conns-per-ip", "1"]);
+    let tape = Tape::spawn(command);
+    for nth in 0..CLIENTS {
+        let mut stream = tape.connect();
+        stream.write_all(b"hello").expect("it is let in");
+        if nth % 2 == 0 {
+            let _ = stream.shutdown(std::net::Shutdown::Write);
+        }
+        // It is over when the target has ended it.
+        let _ = stream.read(&mut [0]);
+        drop(stream);
+        let file = tape.path("a.ndjson");
+        eventually("it is closed", || {
+            let text = std::fs::read(&file).ok()?;
+            let closes = memchr::memmem::find_iter(&text, "\"type\":\"close\"");
+            (closes.count() > nth).then_some(())
+        });
+    }
+    let ended = tape.stop();
+    let total = format!("{CLIENTS} connections, 0 open; ");
+    assert!(ended.has_said(&total), "{:?}", ended.said);
+}
+
+/// Who is one too many, again and again, holds up neither those who send nor those who come.
+#[test]
+fn a_crowd_at_its_limit_holds_up_nobody_else() {
+    let tape = Tape::listen(&["-o", "a.bin", "--max-conns-per-ip", "1"]);
+    let to = tape.addresses[0].clone();
+    let first = connect_from("127.0.0.2", &to);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let crowds = [(); 2].map(|()| {
+        let (to, is_over) = (to.clone(), Arc::clone(&is_over));
+        thread::spawn(move || {
+            let mut refused = 0;
+            while !is_over.load(SeqCst) {
+                check_refused("127.0.0.2", &to);
+                refused += 1;
+            }
+            refused
+        })
+    });
+    for nth in 0..200 {
+        let mut stream = connect_from(&format!("127.0.1.{}", nth + 1), &to);
+        stream.write_all(b"hello").expect("it reads");
+        end(stream);
+    }
+    is_over.store(true, SeqCst);
+    let refused: u64 = crowds
+        .map(|crowd| crowd.join().expect("no panic"))
+        .iter()
+        .sum();
+    end(first);
+    let ended = tape.stop();
+    assert_eq!(ended.read("a.bin"), b"hello".repeat(200));
+    let total = format!("201 connections, 0 open, {refused} refused; ");
+    assert!(ended.has_said(&total), "{:?}", ended.said);
 }
 
 #[test]

@@ -154,6 +154,43 @@ fn it_ends_after_its_time_as_if_it_were_told() {
     assert_eq!(close.reason, CloseReason::Shutdown);
 }
 
+/// With an output that takes nothing, the time to stop in is all there is.
+#[test]
+fn its_time_is_over_though_an_output_stands_still() {
+    let args = [
+        "--json", "--buffer", "1", "--for", "200ms", "--drain", "200ms",
+    ];
+    let mut command = crate::tape::listen_command(&args);
+    command.stdout(std::process::Stdio::piped());
+    let tape = Tape::spawn(command);
+    let sender = crate::shutdown::send_until_reset(tape.connect(), 1);
+    let ended = tape.wait();
+    assert_eq!(ended.status, Some(3), "{:?}", ended.said);
+    let said = "not all written: standard output";
+    assert!(ended.has_said(said), "{:?}", ended.said);
+    sender.join().expect("it ends with the connection");
+}
+
+/// Nothing is left to be read then, and nothing says how long writing may take but a signal.
+#[test]
+fn the_last_connection_is_closed_though_an_output_stands_still() {
+    let args = ["--raw", "--exit-after", "1", "--drain", "200ms"];
+    let mut command = crate::tape::listen_command(&args);
+    command.stdout(std::process::Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    let sent = vec![b'x'; 1 << 20];
+    tape.send(&sent);
+    tape.stand_still(Duration::from_millis(500));
+    let mut stdout = tape.take_stdout();
+    let reader = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stdout.read_to_end(&mut bytes).expect("a pipe");
+        bytes
+    });
+    assert_eq!(tape.wait().status, Some(0));
+    assert!(reader.join().expect("no panic") == sent);
+}
+
 #[test]
 fn how_things_stand_is_told_once_in_a_while() {
     let args = ["-o", "a.ndjson", "--frame", "line", "--stats", "20ms"];

@@ -1,5 +1,6 @@
 //! Who is let in, in the simulation: as the engine has it (`engine/accept.rs`), and what the model says of it.
 
+use wiretape::capture::Slot;
 use wiretape::capture::admission::Refusal;
 use wiretape::capture::shutdown::Phase;
 use wiretape::record::time::Clock;
@@ -53,7 +54,8 @@ impl World<'_> {
     }
 
     fn accepts(&self) -> bool {
-        self.recorder.capture.may_open() && self.accept_rests_until.is_none()
+        let has_place = self.undecided.len() < UNDECIDED_MAX;
+        self.recorder.capture.may_open() && self.accept_rests_until.is_none() && has_place
     }
 
     /// Whether the next turn lets somebody in.
@@ -74,8 +76,10 @@ impl World<'_> {
     /// What becomes of one who was accepted.
     fn receive(&mut self, peer: Peer) {
         match self.admit(&peer) {
-            Ok(()) => self.open(peer),
-            Err(Refusal::TooMany) if self.undecided.len() < UNDECIDED_MAX => {
+            Ok(()) => {
+                self.open(peer);
+            }
+            Err(Refusal::TooMany) if !self.refused_now.contains(&peer.ip) => {
                 self.undecided.push_back(peer);
             }
             Err(_) => self.refuse(),
@@ -84,21 +88,36 @@ impl World<'_> {
 
     /// What becomes of those that are undecided.
     fn decide(&mut self) {
+        self.refused_now.clear();
         while !self.undecided.is_empty() && self.recorder.capture.may_open() {
             if !self.make_room(None) {
                 return;
             }
-            let Some(peer) = self.undecided.pop_front() else {
-                return;
-            };
+            let peer = self.undecided.pop_front().expect("there is one");
             match self.admit(&peer) {
                 Ok(()) => {
                     self.seen.see("admission: not one too many after all");
-                    self.open(peer);
+                    let has_ended = peer.kind == Kind::Source && peer.has_end();
+                    if let Some(slot) = self.open(peer).filter(|_| has_ended) {
+                        self.seen.see("admission: ended before it was let in");
+                        self.handle_ending(slot);
+                    }
                 }
-                Err(_) => self.refuse(),
+                Err(_) => {
+                    self.refused_now.push(peer.ip);
+                    self.refuse();
+                }
             }
         }
+    }
+
+    /// The kernel knows that a peer that only speaks has ended.
+    pub fn handle_ending(&mut self, slot: Slot) {
+        let peer = self.peers.get_mut(&slot).expect("it is open");
+        let was_counted = std::mem::take(&mut peer.is_counted);
+        let is_unread = was_counted && !peer.is_read();
+        self.seen.see_if(is_unread, "admission: ended, and unread");
+        self.recorder.capture.handle_ending(slot);
     }
 
     /// What the core says, which is what the model says.
@@ -137,7 +156,7 @@ impl World<'_> {
         }
     }
 
-    fn open(&mut self, mut peer: Peer) {
+    fn open(&mut self, mut peer: Peer) -> Option<Slot> {
         let now = self.clock.now();
         let endpoints = Endpoints {
             conn: self.recorder.capture.next_conn(),
@@ -163,7 +182,8 @@ impl World<'_> {
             self.seen.see("accepting: the new one cannot be watched");
             let reason = CloseReason::Error("no space left on device".into());
             self.handle_close(slot, reason);
-            return self.rest_accepting();
+            self.rest_accepting();
+            return None;
         }
         self.list(slot);
         if self.recorder.capture.shutdown.phase() != Phase::Running {
@@ -171,5 +191,6 @@ impl World<'_> {
                 .see("accepting: somebody was in the queue when it was to stop");
             self.retire(slot, CloseReason::Shutdown);
         }
+        Some(slot)
     }
 }

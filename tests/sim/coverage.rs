@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 /// All of them, in order.
-const PLACES: [&str; 66] = [
+const PLACES: [&str; 67] = [
     "accepting: fails",
     "accepting: is tried again by the clock",
     "accepting: nobody more is let in",
     "accepting: somebody was in the queue when it was to stop",
     "accepting: the last one has come",
     "accepting: the new one cannot be watched",
+    "admission: ended before it was let in",
     "admission: ended, and unread",
     "admission: not one too many after all",
     "admission: refused",

@@ -147,16 +147,15 @@ impl World<'_> {
         let has_news = std::mem::take(&mut self.kernel.listener_has_news);
         // Who listens no more hears nothing.
         self.may_accept |= has_news && !self.recorder.capture.has_opened_all();
+        let mut ended = Vec::new();
         for (&slot, peer) in &mut self.peers {
             if std::mem::take(&mut peer.has_news) {
-                if peer.kind == Kind::Source && peer.has_end() {
-                    let was_counted = std::mem::take(&mut peer.is_counted);
-                    let is_unread = was_counted && !peer.is_read();
-                    self.seen.see_if(is_unread, "admission: ended, and unread");
-                    self.recorder.capture.handle_ending(slot);
-                }
+                ended.extend((peer.kind == Kind::Source && peer.has_end()).then_some(slot));
                 list(&mut self.ready, slot, peer);
             }
+        }
+        for slot in ended {
+            self.handle_ending(slot);
         }
         self.recorder.begin_turn();
     }

@@ -2,6 +2,7 @@
 //! is true at every moment is checked.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
 use fastrand::Rng;
@@ -83,6 +84,8 @@ pub struct World<'a> {
     pub may_accept: bool,
     /// Those who would be one too many of their address.
     pub undecided: VecDeque<Peer>,
+    /// Addresses that one was refused of in this turn.
+    pub refused_now: Vec<IpAddr>,
     pub accept_rests_until: Option<u64>,
     /// It sleeps, until then if until any time.
     pub asleep: Option<Option<u64>>,
@@ -163,6 +166,7 @@ impl<'a> World<'a> {
             ready: Vec::new(),
             may_accept: false,
             undecided: VecDeque::new(),
+            refused_now: Vec::new(),
             accept_rests_until: None,
             asleep: None,
             outcome: None,
