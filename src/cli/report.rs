@@ -55,7 +55,8 @@ impl Reporter {
     pub(super) fn new(is_quiet: bool, outputs: usize, shares_terminal: bool) -> Self {
         let (speaker, messages) = sync_channel(WAITING_LINES);
         std::thread::spawn(move || {
-            let draws = io::stderr().is_terminal() && !shares_terminal;
+            let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+            let draws = io::stderr().is_terminal() && !is_dumb && !shares_terminal;
             let mut bar = Bar::default();
             let (mut status, mut asked) = (Meter::default(), Meter::default());
             for message in messages {

@@ -131,10 +131,12 @@ impl Address {
 /// # Errors
 /// The text is none, or names an address within the network instead of the network.
 pub fn network(text: &str) -> Result<IpNet, String> {
+    let text = text.trim();
     let network = match text.parse::<IpAddr>() {
         Ok(address) => IpNet::from(address),
         Err(_) => text.parse::<IpNet>().map_err(|_| {
-            "a network is an address and the length of its prefix, as in 10.0.0.0/8".to_owned()
+            "a network is an address, alone or with the length of its prefix, as in 10.0.0.0/8"
+                .to_owned()
         })?,
     };
     if network.addr() != network.network() {
@@ -219,6 +221,7 @@ mod tests {
         check_network("::ffff:192.0.2.0/120", Ok("192.0.2.0/24"));
         check_network("::ffff:192.0.2.1", Ok("192.0.2.1/32"));
         check_network("::/0", Ok("::/0"));
+        check_network(" ::1", Ok("::1/128"));
         for bad in [
             "",
             "10",
@@ -229,7 +232,7 @@ mod tests {
             "::/129",
             "10.0.0.0/-1",
             "[::1]",
-            "10.0.0.0/8 ",
+            "10.0.0.0 /8",
             "10.0.0.0/08x",
         ] {
             check_network(bad, Err("a network is"));

@@ -328,10 +328,11 @@ impl Accepted {
 
     /// Whether its peer has ended its direction already.
     pub(super) fn has_ended(&self) -> bool {
-        match &self.socket {
+        let has_ended = match &self.socket {
             stream::Socket::Tcp(tcp) => is_ready(tcp, PollFlags::RDHUP),
             stream::Socket::Unix(unix) => is_ready(unix, PollFlags::RDHUP),
-        }
+        };
+        has_ended.unwrap_or(false)
     }
 
     pub(super) fn into_socket(self) -> stream::Socket {
@@ -375,12 +376,13 @@ impl Listener {
         })
     }
 
-    /// Whether somebody waits to be accepted, as the kernel says now.
+    /// Whether somebody waits to be accepted, as the kernel says now, or may.
     pub(super) fn has_waiting(&self) -> bool {
-        match &self.socket {
+        let has_waiting = match &self.socket {
             ListenSocket::Tcp(tcp) => is_ready(tcp, PollFlags::IN),
             ListenSocket::Unix(unix) => is_ready(unix, PollFlags::IN),
-        }
+        };
+        has_waiting.unwrap_or(true)
     }
 
     /// What to do about an accept that failed. Where it is always for the peer at hand there is no such

@@ -278,11 +278,11 @@ impl<C: Clock> Recorder<C> {
         !outputs.is_empty() && outputs.iter().all(is_closed)
     }
 
-    /// Whether the run has ended with everything written.
+    /// Whether the run has come to its end, be it in time or not, so that its totals can be told.
     pub fn is_finished(&self) -> bool {
         let phase = self.capture.shutdown.phase();
         let is_over = matches!(phase, Phase::Done(Ending::Whole | Ending::DeadlinePassed));
-        is_over && self.is_all_written()
+        is_over
     }
 
     fn say_ending(&self, ending: Ending, has_unaccepted: bool) {

@@ -350,7 +350,7 @@ impl Stream {
     /// Whether everything is on its way; see [`Stream::await_sent`] and [`Stream::await_taken`].
     pub(super) fn is_sent(&self) -> bool {
         match &self.socket {
-            Socket::Tcp(tcp) => is_ready(tcp, PollFlags::OUT),
+            Socket::Tcp(tcp) => is_ready(tcp, PollFlags::OUT).unwrap_or(false),
             // What was written has arrived.
             Socket::Unix(_) => true,
         }
@@ -391,17 +391,18 @@ pub(super) fn broken(error: &io::Error) -> CloseReason {
     }
 }
 
-/// Whether the kernel says this of a socket, now.
-pub(super) fn is_ready(socket: &impl AsFd, what: PollFlags) -> bool {
+/// Whether the kernel says this of a socket, now; `None` where it says nothing, as without any descriptor to
+/// be had (poll(2), `EINVAL`).
+pub(super) fn is_ready(socket: &impl AsFd, what: PollFlags) -> Option<bool> {
     let mut fds = [PollFd::new(socket, what)];
     // Without a wait, so there is nothing to be interrupted.
-    let _ = poll(&mut fds, Some(&Timespec::default()));
-    fds[0].revents().intersects(what)
+    poll(&mut fds, Some(&Timespec::default())).ok()?;
+    Some(fds[0].revents().intersects(what))
 }
 
 /// Whether the peer has ended its direction, though bytes of it may still be unread.
 fn has_hung_up(unix: &UnixStream) -> bool {
-    is_ready(unix, PollFlags::RDHUP)
+    is_ready(unix, PollFlags::RDHUP).unwrap_or(false)
 }
 
 /// Makes the kernel drop every packet that comes to this socket, before it is acknowledged, with a

@@ -336,3 +336,29 @@ fn a_stop_without_descriptors_does_not_wait_for_nobody() {
     let ended = tape.stop();
     assert_eq!(ended.status, Some(0), "{:?}", ended.said);
 }
+
+/// With a limit of none at all not even that can be asked: whether anybody waits.
+#[test]
+fn a_stop_with_no_descriptor_at_all_says_who_was_not_looked_at() {
+    let Some(prlimit) = program("prlimit") else {
+        return;
+    };
+    let mut tape = Tape::listen(&["-o", "a.ndjson", "--drain", "300ms"]);
+    let pid = tape.pid().as_raw_nonzero().to_string();
+    let lowered = Command::new(prlimit)
+        .args(["--nofile=0:", "--pid", &pid])
+        .status();
+    assert!(lowered.expect("prlimit starts").success());
+    let _waiting = tape.connect();
+    tape.wait_for_line("accept: too many open files");
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(3), "{:?}", ended.said);
+    let said = "the accept queue was not looked into";
+    assert!(ended.has_said(said), "{:?}", ended.said);
+    // The totals are told all the same.
+    assert!(
+        ended.has_said("0 connections, 0 open; "),
+        "{:?}",
+        ended.said
+    );
+}
