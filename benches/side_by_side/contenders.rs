@@ -180,7 +180,7 @@ template(name="json" type="list" option.jsonf="on") {
     property(outname="text" name="rawmsg" format="jsonf")
 }
 ruleset(name="capture") { action(type="omfile" file="OUTPUT" template="json" ioBufferSize="64k") }
-input(type="imptcp" port="PORT" address="127.0.0.1" ruleset="capture")
+input(type="imptcp" port="PORT" address="127.0.0.1" ruleset="capture" supportOctetCountedFraming="off" socketBacklog="128")
 "#;
 
 impl Server {
