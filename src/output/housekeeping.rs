@@ -191,7 +191,7 @@ impl Chores {
         }
     }
 
-    /// Forces a file and its name to the disk.
+    /// Forces a file and its name to the disk, and closes it.
     fn seal(&self, mut file: Box<dyn DiskFile>, path: &Path) {
         if let Err(error) = file.sync().and_then(|()| file.sync_name(path)) {
             self.queue.tear();
@@ -200,6 +200,8 @@ impl Chores {
                 error,
             });
         }
+        // A command that is being started has a copy of it for a moment, and with that of its lock.
+        file.unlock();
     }
 
     /// A segment has come.

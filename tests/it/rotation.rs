@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
@@ -435,6 +435,40 @@ fn closed_segments_are_compressed_with_zstd() {
 #[test]
 fn closed_segments_are_compressed_with_gzip() {
     check_compressed("gzip", "gzip", "gz");
+}
+
+/// A command that is being started has a copy of every lock for a moment.
+#[test]
+fn commands_do_not_keep_segments_from_being_compressed() {
+    const PIECES: usize = 150;
+    let folder = fast_folder();
+    let args = [
+        "--rotate",
+        "4KiB",
+        "--compress",
+        "zstd",
+        "--on-rotate",
+        "true",
+    ];
+    let args = [
+        &args[..],
+        &["-o", "a.ndjson", "-o", "b-{conn}.log", "--raw"],
+    ]
+    .concat();
+    let mut command = listen_command_in(folder.path(), &args);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    let mut seen = tape.take_stdout();
+    let mut stream = tape.connect();
+    for _ in 0..PIECES {
+        // Each is a segment: while a command is told one, the next is closed.
+        stream.write_all(&[b'x'; 3_000]).expect("it reads");
+        seen.read_exact(&mut [0; 3_000]).expect("it is written");
+    }
+    end(stream);
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0), "{:?}", ended.said);
+    assert!(!ended.has_said("compress "), "{:?}", ended.said);
 }
 
 // --- the command for closed segments -------------------------------------------------------------
