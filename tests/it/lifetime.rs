@@ -19,6 +19,16 @@ fn check_whole(ended: &Ended) {
     assert_eq!(last, Some(&Event::End { reason }));
 }
 
+/// As that, with a connection that had said hello and was closed because the run ended.
+fn check_stopped(ended: &Ended) {
+    check_whole(ended);
+    let sessions = sessions(&records(&ended.path("a.ndjson")));
+    let session = sessions.into_values().next().expect("there is one");
+    assert_eq!(session.bytes, b"hello");
+    let close = session.close.expect("it was closed");
+    assert_eq!(close.reason, CloseReason::Shutdown);
+}
+
 #[test]
 fn it_ends_when_the_last_of_so_many_connections_is_closed() {
     let tape = Tape::listen(&["-o", "a.ndjson", "--exit-after", "3"]);
@@ -73,13 +83,7 @@ fn it_can_be_told_to_stop_before_its_last_connection_is_closed() {
     eventually("nobody listens", || {
         TcpStream::connect(&tape.addresses[0]).err()
     });
-    let ended = tape.stop();
-    check_whole(&ended);
-    let sessions = sessions(&records(&ended.path("a.ndjson")));
-    let session = sessions.into_values().next().expect("there is one");
-    assert_eq!(session.bytes, b"hello");
-    let close = session.close.expect("it was closed");
-    assert_eq!(close.reason, CloseReason::Shutdown);
+    check_stopped(&tape.stop());
 }
 
 #[test]
@@ -147,14 +151,9 @@ fn it_ends_after_its_time_as_if_it_were_told() {
     stream.write_all(b"hello").expect("it reads");
     let ended = tape.wait();
     assert!(begun.elapsed() >= Duration::from_millis(300));
-    check_whole(&ended);
+    check_stopped(&ended);
     assert_eq!(stream.read(&mut [0]).expect("an orderly end"), 0);
     assert!(ended.has_said("stopping: reading what 1 connection sent"));
-    let sessions = sessions(&records(&ended.path("a.ndjson")));
-    let session = sessions.into_values().next().expect("there is one");
-    assert_eq!(session.bytes, b"hello");
-    let close = session.close.expect("it was closed");
-    assert_eq!(close.reason, CloseReason::Shutdown);
 }
 
 /// With an output that takes nothing, the time to stop in is all there is.

@@ -25,6 +25,15 @@ fn closes(ended: &Ended) -> Vec<Close> {
         .collect()
 }
 
+/// Sets the limit of open files of a run behind its back.
+fn lower(prlimit: &Path, tape: &Tape, nofile: &str) {
+    let pid = tape.pid().as_raw_nonzero().to_string();
+    let lowered = Command::new(prlimit)
+        .args([&format!("--nofile={nofile}"), "--pid", &pid])
+        .status();
+    assert!(lowered.expect("prlimit starts").success());
+}
+
 #[test]
 fn an_ipv4_peer_of_a_dual_stack_socket_is_shown_as_ipv4() {
     let tape = Tape::listen(&["0", "-o", "a.ndjson"]);
@@ -163,11 +172,7 @@ fn peers_wait_while_descriptors_have_run_out() {
         return;
     };
     let mut tape = Tape::listen(&["-o", "a.ndjson"]);
-    let pid = tape.pid().as_raw_nonzero().to_string();
-    let lowered = Command::new(prlimit)
-        .args(["--nofile=32:32", "--pid", &pid])
-        .status();
-    assert!(lowered.expect("prlimit starts").success());
+    lower(&prlimit, &tape, "32:32");
     let streams: Vec<_> = (0..60).map(|_| tape.connect()).collect();
     tape.wait_for_line("accept: too many open files; trying again as connections close");
     for mut stream in streams {
@@ -326,12 +331,8 @@ fn a_stop_without_descriptors_does_not_wait_for_nobody() {
         return;
     };
     let tape = Tape::listen(&["-o", "a.ndjson", "--drain", "20s"]);
-    let pid = tape.pid().as_raw_nonzero().to_string();
     // Below what it has open already.
-    let lowered = Command::new(prlimit)
-        .args(["--nofile=3:3", "--pid", &pid])
-        .status();
-    assert!(lowered.expect("prlimit starts").success());
+    lower(&prlimit, &tape, "3:3");
     // Had it waited, the status would be another.
     let ended = tape.stop();
     assert_eq!(ended.status, Some(0), "{:?}", ended.said);
@@ -344,11 +345,7 @@ fn a_stop_with_no_descriptor_at_all_says_who_was_not_looked_at() {
         return;
     };
     let mut tape = Tape::listen(&["-o", "a.ndjson", "--drain", "300ms"]);
-    let pid = tape.pid().as_raw_nonzero().to_string();
-    let lowered = Command::new(prlimit)
-        .args(["--nofile=0:", "--pid", &pid])
-        .status();
-    assert!(lowered.expect("prlimit starts").success());
+    lower(&prlimit, &tape, "0:");
     let _waiting = tape.connect();
     tape.wait_for_line("accept: too many open files");
     let ended = tape.stop();
