@@ -179,6 +179,13 @@ impl<C: Clock> Recorder<C> {
         self.is_starved = false;
     }
 
+    /// Whether an output could bring what the loop would sleep for: room, or its own idleness. Where
+    /// none could, the bell stays unarmed: each lone chunk would else ring it once it is written, and
+    /// wake the loop for nothing.
+    pub fn waits_for_outputs(&self) -> bool {
+        self.is_starved || self.capture.has_records()
+    }
+
     /// The look behind the arming of the doorbell: whether what the loop would sleep for is there.
     pub fn has_more_to_do(&mut self) -> bool {
         let mut has_what_it_waits_for = || match self.outputs_rest_until {

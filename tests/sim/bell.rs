@@ -51,6 +51,12 @@ struct Sleeper {
     has_found: bool,
 }
 
+impl Wants {
+    fn is_of_outputs(&self) -> bool {
+        self.needs_room || self.has_records
+    }
+}
+
 impl Bell {
     pub fn new() -> Self {
         let ear = Arc::new(Ear::default());
@@ -70,10 +76,12 @@ impl Bell {
         *self.ear.watched() = None;
     }
 
-    /// The loop is about to sleep.
+    /// The loop is about to sleep, with the bell armed where an output can bring what it wants.
     pub fn arm(&self, wants: Wants) {
         self.ear.sleeper().wants = Some(wants);
-        self.doorbell.arm();
+        if wants.is_of_outputs() {
+            self.doorbell.arm();
+        }
     }
 
     /// The loop is awake, and has heard what rang.
@@ -111,8 +119,10 @@ impl Ear {
         sleeper.has_rung = true;
         if let Some(wants) = sleeper.wants {
             sleeper.has_found |= self.finds(wants);
-            let doorbell = self.doorbell.get().and_then(Weak::upgrade);
-            doorbell.expect("it rings").arm();
+            if wants.is_of_outputs() {
+                let doorbell = self.doorbell.get().and_then(Weak::upgrade);
+                doorbell.expect("it rings").arm();
+            }
         }
     }
 

@@ -84,16 +84,19 @@ impl World<'_> {
             self.bell.disarm();
             return true;
         }
-        self.bell.arm(Wants {
+        let wants = Wants {
             needs_room: self.recorder.is_starved(),
             has_records: self.recorder.capture.has_records(),
             is_flushing: self.recorder.capture.shutdown.phase() == Phase::Flushing,
-        });
+        };
+        let is_armed = wants.needs_room || wants.has_records;
+        assert_eq!(is_armed, self.recorder.waits_for_outputs());
+        self.bell.arm(wants);
         self.meanwhile();
         let has_rung = self.bell.has_rung();
         self.seen
             .see_if(has_rung, "bell: rings between the arming and the look");
-        let has_more_to_do = self.recorder.has_more_to_do();
+        let has_more_to_do = is_armed && self.recorder.has_more_to_do();
         self.meanwhile();
         self.seen.see_if(
             self.bell.has_rung() && !has_rung,
