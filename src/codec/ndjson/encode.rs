@@ -11,6 +11,9 @@ use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::time::WallTimeText;
 use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Start, Timestamp};
 
+/// How the record begins that nearly every record is.
+const DATA: &[u8] = b"{\"type\":\"data\"";
+
 /// Writes records as lines of the capture format.
 ///
 /// Many records share their time (all lines of one read) or their connection with the one before,
@@ -19,7 +22,8 @@ use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, 
 pub struct Encoder {
     terminal: bool,
     wall: WallTimeText,
-    /// `,"ts":…,"elapsed_us":…,"seq":` of this time.
+    /// `{"type":"data","ts":…,"elapsed_us":…,"seq":` of this time; other records take it from behind
+    /// [`DATA`] on.
     time: (Option<Timestamp>, Vec<u8>),
     /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
     flow: (Option<(ConnId, String, Direction)>, Vec<u8>),
@@ -46,11 +50,12 @@ impl Encoder {
                 payload,
                 partial,
             } => {
-                out.extend_from_slice(b"{\"type\":\"data\"");
-                self.moment(record, out);
+                out.extend_from_slice(self.time_text(record.time));
+                push_number(out, record.seq);
                 self.flow(conn, *direction, out);
                 push_number(out, *offset);
-                number("len", payload.len() as u64, out);
+                out.extend_from_slice(b",\"len\":");
+                push_number(out, payload.len() as u64);
                 self.payload(payload, out);
                 if *partial {
                     out.extend_from_slice(b",\"partial\":true");
@@ -109,18 +114,23 @@ impl Encoder {
 
     /// When it was, and its number.
     fn moment(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.time_text(record.time)[DATA.len()..]);
+        push_number(out, record.seq);
+    }
+
+    fn time_text(&mut self, time: Timestamp) -> &[u8] {
         let (kept, text) = &mut self.time;
-        if *kept != Some(record.time) {
-            *kept = Some(record.time);
+        if *kept != Some(time) {
+            *kept = Some(time);
             text.clear();
+            text.extend_from_slice(DATA);
             text.extend_from_slice(b",\"ts\":\"");
-            text.extend_from_slice(self.wall.render(record.time.wall));
+            text.extend_from_slice(self.wall.render(time.wall));
             text.push(b'"');
-            number("elapsed_us", record.time.elapsed_us, text);
+            number("elapsed_us", time.elapsed_us, text);
             begin_key("seq", text);
         }
-        out.extend_from_slice(text);
-        push_number(out, record.seq);
+        text
     }
 
     /// Whose bytes they are and which way they went, up to the number of the offset.
@@ -179,7 +189,12 @@ impl Encoder {
     }
 
     fn payload(&self, payload: &[u8], out: &mut Vec<u8>) {
-        if let Ok(text) = simdutf8::basic::from_utf8(payload) {
+        if !self.terminal && payload.is_ascii() {
+            // Most lines that devices send; what a terminal may not show lies beyond.
+            out.extend_from_slice(b",\"text\":\"");
+            escape(payload, out);
+            out.push(b'"');
+        } else if let Ok(text) = simdutf8::basic::from_utf8(payload) {
             self.string("text", text, out);
         } else {
             out.extend_from_slice(b",\"base64\":\"");
@@ -259,20 +274,24 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
         copied = at + 1;
         push_escape(bytes[at], out);
     };
+    let mut escape_block = |start: usize, block: &[u8; BITS], out: &mut Vec<u8>| {
+        let mut bits = special_bits(block, needs_escape);
+        while bits != 0 {
+            escape_at(start + bits.trailing_zeros() as usize, out);
+            bits &= bits - 1;
+        }
+    };
     let mut blocks = bytes.chunks_exact(BITS);
     for (nth, block) in blocks.by_ref().enumerate() {
         let block = block.try_into().expect("it has that many bytes");
-        let mut bits = special_bits(block, needs_escape);
-        while bits != 0 {
-            escape_at(nth * BITS + bits.trailing_zeros() as usize, out);
-            bits &= bits - 1;
-        }
+        escape_block(nth * BITS, block, out);
     }
-    let tail = bytes.len() - blocks.remainder().len();
-    for (nth, &byte) in blocks.remainder().iter().enumerate() {
-        if needs_escape(byte) {
-            escape_at(tail + nth, out);
-        }
+    let tail = blocks.remainder();
+    if !tail.is_empty() {
+        // Filled up with what needs no escape: cheaper than a look at each byte.
+        let mut block = [b' '; BITS];
+        block[..tail.len()].copy_from_slice(tail);
+        escape_block(bytes.len() - tail.len(), &block, out);
     }
     out.extend_from_slice(&bytes[copied..]);
 }
