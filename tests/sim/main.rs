@@ -26,7 +26,7 @@ use std::env;
 use coverage::Coverage;
 use world::World;
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 5_000;
 
 /// Says which seed failed, while the panic passes.
 struct Seed(u64);
