@@ -177,7 +177,9 @@ fn who_says_little_is_heard_beside_one_who_floods() {
                 (len()? > before + MIB as u64).then_some(())
             });
             for stream in &mut streams {
-                writeln!(stream, "{}", micros_now()).expect("it reads");
+                // In one piece, or it may be read in two.
+                let line = format!("{}\n", micros_now());
+                stream.write_all(line.as_bytes()).expect("it reads");
             }
         }
         is_over.store(true, SeqCst);
