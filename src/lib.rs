@@ -78,7 +78,8 @@
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
 //!   until a read or an accept has found nothing more.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
-//!   and rings afterwards, the loop arms the bell first and looks afterwards.
+//!   and rings afterwards, the loop arms the bell first and looks afterwards. Where no output can bring
+//!   what it waits for, the bell stays unarmed, and the writing of a lone chunk wakes nobody.
 //! * **A record is in one file, whole, once.** A sink knows where records end in what it has not
 //!   written, so that what a file did not take, for whatever reason, goes to the next one; a part
 //!   of a record is cut off (`output/live.rs`; the simulation beside it lets every call fail).

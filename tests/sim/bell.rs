@@ -52,7 +52,8 @@ struct Sleeper {
 }
 
 impl Wants {
-    fn is_of_outputs(&self) -> bool {
+    /// Whether an output can bring it.
+    pub fn is_of_outputs(self) -> bool {
         self.needs_room || self.has_records
     }
 }

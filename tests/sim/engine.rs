@@ -89,8 +89,8 @@ impl World<'_> {
             has_records: self.recorder.capture.has_records(),
             is_flushing: self.recorder.capture.shutdown.phase() == Phase::Flushing,
         };
-        let is_armed = wants.needs_room || wants.has_records;
-        assert_eq!(is_armed, self.recorder.waits_for_outputs());
+        let is_armed = self.recorder.waits_for_outputs();
+        assert_eq!(is_armed, wants.is_of_outputs());
         self.bell.arm(wants);
         self.meanwhile();
         let has_rung = self.bell.has_rung();

@@ -189,8 +189,8 @@ impl Encoder {
     }
 
     fn payload(&self, payload: &[u8], out: &mut Vec<u8>) {
-        if !self.terminal && payload.is_ascii() {
-            // Most lines that devices send; what a terminal may not show lies beyond.
+        if payload.is_ascii() {
+            // Most of what devices send. Deceptive characters lie beyond, so a terminal is no exception.
             out.extend_from_slice(b",\"text\":\"");
             escape(payload, out);
             out.push(b'"');
