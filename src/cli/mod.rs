@@ -1,11 +1,12 @@
 //! The command line: what was typed, what is meant by it, and what is said back.
 //!
-//! [`args`] is clap's tree and nothing else, and `values` what stands in it; `plan` and `outputs` turn what was
-//! typed into a validated configuration of the engine, with strings ending there; `report` gives every notice
+//! [`args`] is clap's tree and nothing else, and `values` what stands in it; `plan`, `captures` and `outputs` turn
+//! what was typed into a validated configuration of the engine, with strings ending there; `report` gives every notice
 //! its words, with the numbers as `words` has them, `progress` and `status` those that change from one time to
 //! the next. `dry_run` prints a replay instead of playing it, and `message` reads what a device is to be sent.
 
 pub mod args;
+mod captures;
 mod dry_run;
 mod message;
 mod outputs;

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 
-use super::args::{Compress, OutputArgs, Stall, When};
+use super::args::{Compress, FileArgs, PlaceArgs, Stall, When};
 use super::plan::{UsageError, usage};
 use crate::codec::Format;
 use crate::output::options::{Compression, OnStall, Options, Retention, Rotation};
@@ -20,7 +20,7 @@ fn environment_allows_color() -> bool {
 
 /// The outputs that are wanted; `default`, where none is.
 pub(super) fn outputs(
-    args: &OutputArgs,
+    args: &PlaceArgs,
     default: Option<&'static str>,
 ) -> Result<Vec<OutputSpec>, UsageError> {
     let short = [
@@ -98,7 +98,7 @@ fn plain_path(path: &Path) -> PathBuf {
 }
 
 /// Only standard output is coloured without a terminal.
-fn color(args: &OutputArgs, place: &PlaceSpec) -> Color {
+fn color(args: &PlaceArgs, place: &PlaceSpec) -> Color {
     match args.color {
         When::Always if *place == PlaceSpec::Stdout => Color::Always,
         When::Always => Color::OnTerminal,
@@ -170,7 +170,8 @@ fn split_compression(path: &Path) -> (PathBuf, Option<Compression>) {
 const SMALLEST_SEGMENT: u64 = 4096;
 
 pub(super) fn output_options(
-    args: &OutputArgs,
+    args: &FileArgs,
+    on_stall: Option<Stall>,
     outputs: &[OutputSpec],
 ) -> Result<Options, UsageError> {
     let options = Options {
@@ -188,7 +189,7 @@ pub(super) fn output_options(
         }),
         on_rotate: args.on_rotate.clone(),
         sync: args.sync,
-        on_stall: match args.on_stall {
+        on_stall: match on_stall {
             None => OnStall::Auto,
             Some(Stall::Block) => OnStall::Block,
             Some(Stall::Drop) => OnStall::Drop,
@@ -283,7 +284,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::cli::args::{Args, Command};
+    use crate::cli::args::{Args, Command, OutputArgs};
 
     fn args<'a>(line: impl Iterator<Item = &'a str>) -> OutputArgs {
         match Args::try_parse_from(line).expect("it parses").command {
@@ -298,7 +299,7 @@ mod tests {
         let line = ["wiretape", "listen", "0"]
             .into_iter()
             .chain(line.split_whitespace());
-        outputs(&args(line), Some("text:-"))
+        outputs(&args(line).places, Some("text:-"))
     }
 
     fn check(line: &str, expected: &[(Format, &str)]) {
@@ -387,8 +388,8 @@ mod tests {
             .into_iter()
             .chain(line.split_whitespace());
         let args = args(line);
-        let outputs = outputs(&args, Some("text:-")).expect("they make sense");
-        let error = output_options(&args, &outputs).expect_err(expected);
+        let outputs = outputs(&args.places, Some("text:-")).expect("they make sense");
+        let error = output_options(&args.files, args.on_stall, &outputs).expect_err(expected);
         assert!(error.to_string().contains(expected), "{error}");
     }
 

@@ -2,19 +2,16 @@
 //! and nothing changed here but the process's own open-file limit.
 
 use std::fmt;
-use std::fs;
 use std::io::{self, IsTerminal};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use wildmatch::WildMatch;
 
 use super::args::{
     AcceptArgs, Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg, Proxy,
     Replay, RunArgs,
 };
+use super::captures::{is_same_file, selection, sources};
 use super::outputs::{is_seen, output_options, outputs};
 use crate::capture::{self, admission};
 use crate::codec::ndjson::FRAME_LIMIT;
@@ -23,7 +20,6 @@ use crate::engine::{Config, Pacing, Recording, devices, dial, limits, proxy, rep
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
-use crate::record::selection::Selection;
 use crate::record::time::micros;
 use crate::record::{Direction, Framing};
 use crate::replay::Pace;
@@ -49,7 +45,7 @@ const STALL: Duration = Duration::from_secs(1);
 const CARRY_SHARE: usize = 4;
 
 pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
-    let outputs = outputs(&args.output, Some("text:-"))?;
+    let outputs = outputs(&args.output.places, Some("text:-"))?;
     for (nth, address) in args.addresses.iter().enumerate() {
         let is_free = matches!(address, Address::AnyInterface(0) | Address::Host(_, 0));
         if !is_free && args.addresses[..nth].contains(address) {
@@ -71,7 +67,7 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
 
 /// Without what the devices are to be sent: that is still to be read.
 pub(super) fn connect(args: &Connect) -> Result<devices::Config, UsageError> {
-    let outputs = outputs(&args.output, Some("text:-"))?;
+    let outputs = outputs(&args.output.places, Some("text:-"))?;
     let mut targets = Vec::new();
     for address in &args.addresses {
         let target = target(address)?;
@@ -105,7 +101,7 @@ pub(super) fn connect(args: &Connect) -> Result<devices::Config, UsageError> {
 }
 
 pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
-    let outputs = outputs(&args.output, Some("text:-"))?;
+    let outputs = outputs(&args.output.places, Some("text:-"))?;
     let target = target(&args.target)?;
     if args.address == args.target {
         return usage(format!(
@@ -206,20 +202,12 @@ fn admit(
 
 pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
     let target = target(&args.target)?;
-    let sources: Vec<Source> = args.files.iter().map(|path| source(path)).collect();
-    let stdin = sources.iter().filter(|at| **at == Source::Stdin).count();
-    if stdin > 1 {
-        return usage("- is given twice: standard input can be read once");
-    }
-    if args.repeat > 1 && stdin > 0 {
+    let sources = sources(&args.files)?;
+    if args.repeat > 1 && sources.contains(&Source::Stdin) {
         return usage("--repeat: standard input can be read once; name a file");
     }
-    if let (Some(since), Some(until)) = (args.since, args.until) {
-        if since >= until {
-            return usage("--since is not before --until: nothing would be selected");
-        }
-    }
-    let outputs = outputs(&args.output, None)?;
+    let selection = selection(&args.selection)?;
+    let outputs = outputs(&args.output.places, None)?;
     if args.dry_run && !outputs.is_empty() {
         return usage("--dry-run connects to nobody: there are no answers for an output");
     }
@@ -251,12 +239,7 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
     Ok(replay::Config {
         sources,
         target,
-        selection: Selection {
-            conns: args.conn.clone(),
-            peers: args.peer.iter().map(|glob| WildMatch::new(glob)).collect(),
-            since: args.since,
-            until: args.until,
-        },
+        selection,
         direction: match args.dir {
             DirArg::In => Direction::In,
             DirArg::Out => Direction::Out,
@@ -282,32 +265,13 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
 /// Files of a replay that may be open at once: those that are no regular files stay open.
 const FILES_OPEN: usize = 16;
 
-/// Whether a source is the file at `path`, by whatever name. One that cannot be looked at is none.
-fn is_same_file(source: &Source, path: &Path) -> bool {
-    let identity = |path: &Path| {
-        let metadata = fs::metadata(path).ok()?;
-        Some((metadata.dev(), metadata.ino()))
-    };
-    match source {
-        Source::Stdin => false,
-        Source::File(source) => identity(source).is_some_and(|at| identity(path) == Some(at)),
-    }
-}
-
-fn source(path: &Path) -> Source {
-    match path.to_str() {
-        Some("-") => Source::Stdin,
-        _ => Source::File(path.to_owned()),
-    }
-}
-
 /// What was said about outputs that are not there.
 fn first_for_outputs(args: &OutputArgs) -> Option<&'static str> {
     let given = [
         (args.frame != Frame::Chunk, "--frame"),
         (args.on_stall.is_some(), "--on-stall"),
-        (args.sync != SyncPolicy::Seal, "--sync"),
-        (args.force, "--force"),
+        (args.files.sync != SyncPolicy::Seal, "--sync"),
+        (args.places.force, "--force"),
     ];
     first_given(&given)
 }
@@ -334,7 +298,7 @@ fn recording(
         Framing::Line { max } => (buffer / CARRY_SHARE).max(2 * max),
     };
     Ok(Recording {
-        output_options: output_options(args, &outputs)?,
+        output_options: output_options(&args.files, args.on_stall, &outputs)?,
         outputs,
         capture: capture::Config {
             max_conns,
