@@ -54,6 +54,11 @@ pub fn binary() -> Arc<[u8]> {
 }
 
 impl Load {
+    /// Bytes that are sent in all.
+    pub fn bytes(&self) -> u64 {
+        self.connections as u64 * self.bytes_each
+    }
+
     /// Sends everything, ends each connection, and waits until the other side has ended it, too.
     ///
     /// # Errors
