@@ -70,7 +70,7 @@ fn read_all<R: BufRead>(
         let before = reader.line_number();
         match reader.step()? {
             Line::Record => records.push(reader.record()?.into_owned()),
-            Line::Other => {}
+            Line::Other | Line::Blank => {}
             Line::End => return Ok(()),
         }
         assert!(reader.line_number() > before, "a step without a line");

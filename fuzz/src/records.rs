@@ -95,6 +95,7 @@ fn start(u: &mut Unstructured<'_>) -> Result<Start> {
             true => Some(ConnId(number(u)?)),
             false => None,
         },
+        part: u.arbitrary()?,
     })
 }
 

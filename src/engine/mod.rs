@@ -267,6 +267,7 @@ fn start_record(mode: &str, listen: Vec<String>, connect: Vec<String>) -> Result
         tool: concat!("wiretape ", env!("CARGO_PKG_VERSION")).to_owned(),
         segment: 1,
         conn: None,
+        part: false,
     })
 }
 

@@ -402,6 +402,7 @@ mod tests {
                 tool: String::new(),
                 segment: 1,
                 conn: None,
+                part: false,
             });
             Self {
                 recorder,

@@ -17,15 +17,17 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// Plain bytes of a file.
-pub(super) struct Body {
+pub struct Body {
     reader: BufReader<Box<dyn Read + Send>>,
     is_cut: Arc<AtomicBool>,
 }
 
 impl Body {
+    /// Looks at the first bytes of `file`.
+    ///
     /// # Errors
     /// The first bytes cannot be read, or there is no memory to decompress with.
-    pub(super) fn new(mut file: Box<dyn Read + Send>) -> io::Result<Self> {
+    pub fn new(mut file: Box<dyn Read + Send>) -> io::Result<Self> {
         let mut magic = Vec::new();
         (&mut file)
             .take(ZSTD_MAGIC.len() as u64)
@@ -53,12 +55,12 @@ impl Body {
     }
 
     /// Whether the compressed stream broke off before its end. All that it gave until then is good.
-    pub(super) fn is_cut(&self) -> bool {
+    pub fn is_cut(&self) -> bool {
         self.is_cut.load(Relaxed)
     }
 
     /// What has been read and not been taken yet.
-    pub(super) fn buffered(&self) -> &[u8] {
+    pub fn buffered(&self) -> &[u8] {
         self.reader.buffer()
     }
 }

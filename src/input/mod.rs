@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use crate::codec::ndjson::{Cause, Line, ReadError, Reader};
 use crate::notice::{Notice, Notify, describe};
 use crate::record::Record;
-use decompress::Body;
+pub use decompress::Body;
 
 /// Connections of a capture that may be open at once, of those that are read for something. A machine
 /// has room for a tenth of that at one address; only a capture that is none has more.
@@ -109,6 +109,32 @@ impl Seen {
     }
 }
 
+/// Opens one source, to be read by itself.
+///
+/// # Errors
+/// It cannot be opened, or its first bytes not be read.
+pub fn open(source: &Source) -> Result<Reader<Body>, OpenError> {
+    let mut seen = Seen::look(source)?;
+    let body = seen.open().and_then(Body::new);
+    let body = body.map_err(|error| OpenError {
+        path: PathBuf::from(seen.name()),
+        error,
+    })?;
+    Ok(Reader::new(seen.name(), body))
+}
+
+/// Whether so many connections may be open at the line that was read last: whoever reads a capture keeps
+/// something for each.
+///
+/// # Errors
+/// They are too many: naming the capture and the line.
+pub fn check_open(reader: &Reader<Body>, open: usize) -> Result<(), ReadError> {
+    match open {
+        0..=OPEN_LIMIT => Ok(()),
+        _ => Err(reader.error(Cause::TooManyOpen(OPEN_LIMIT))),
+    }
+}
+
 /// The records of several captures, in the order in which they were given.
 #[derive(Debug)]
 pub struct Captures {
@@ -153,7 +179,7 @@ impl Captures {
             if let Some(reader) = &mut self.reader {
                 match reader.step()? {
                     Line::Record => return Ok(true),
-                    Line::Other => continue,
+                    Line::Other | Line::Blank => continue,
                     Line::End => self.end_capture(),
                 }
                 continue;
@@ -199,16 +225,12 @@ impl Captures {
         reader.expect("`advance` came to a record").record()
     }
 
-    /// Whether so many connections may be open at the record that [`Captures::advance`] came to: whoever
-    /// reads it keeps something for each.
+    /// [`check_open`] at the record that [`Captures::advance`] came to.
     ///
     /// # Errors
-    /// They are too many: naming the capture and the line.
+    /// As there.
     pub fn check_open(&self, open: usize) -> Result<(), ReadError> {
-        match &self.reader {
-            Some(reader) if open > OPEN_LIMIT => Err(reader.error(Cause::TooManyOpen(OPEN_LIMIT))),
-            _ => Ok(()),
-        }
+        (self.reader.as_ref()).map_or(Ok(()), |reader| check_open(reader, open))
     }
 
     /// Begins again with the first.

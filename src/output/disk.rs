@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use crate::record::time::WallTime;
 
 /// Captures hold what people sent, secrets among it: the owner alone may read them (less umask).
-const FILE_MODE: u32 = 0o600;
+pub const FILE_MODE: u32 = 0o600;
 const FOLDER_MODE: u32 = 0o700;
 
 /// Where a file of an output lies.

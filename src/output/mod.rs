@@ -42,6 +42,7 @@ use crate::codec::Format;
 use crate::notice::{Notice, Notify, OutputStatistics, describe};
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
+pub use disk::FILE_MODE;
 pub use open::{OpenOutput, Surroundings, open_all};
 use options::Compression;
 use queue::{Job, Queue};

@@ -171,6 +171,13 @@ impl OpenOutput {
             )?,
             false => Housekeeper::default(),
         };
+        let start = match &self.place {
+            Place::Template(template) if template.needs_connection() => Arc::new(Start {
+                part: true,
+                ..(*start).clone()
+            }),
+            _ => start,
+        };
         let encoder = Encoder::new(self.format, self.audience);
         let outlet = Outlet {
             name: self.name.clone(),

@@ -431,6 +431,7 @@ fn start() -> Start {
         tool: "wiretape".to_owned(),
         segment: 1,
         conn: None,
+        part: false,
     }
 }
 

@@ -79,6 +79,8 @@ pub struct Start {
     pub segment: u64,
     /// The only connection in this file, where it holds but one.
     pub conn: Option<ConnId>,
+    /// This file has a part of the run's records: numbers that are missing in it are those of others.
+    pub part: bool,
 }
 
 /// How a connection ended, and what went over it.

@@ -86,6 +86,7 @@ fn record(at: u64, conn: u64, what: &str) -> Record<'static> {
             tool: String::new(),
             segment: 1,
             conn: None,
+            part: false,
         })),
         "open" => Event::Open {
             conn: of(),

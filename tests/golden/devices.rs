@@ -57,6 +57,7 @@ fn start() -> Start {
         tool: "wiretape 0.1.0".to_owned(),
         segment: 1,
         conn: None,
+        part: false,
     }
 }
 

@@ -149,6 +149,7 @@ impl<'a> World<'a> {
             tool: "simulation".to_owned(),
             segment: 1,
             conn: None,
+            part: false,
         };
         let mut world = Self {
             recorder: Recorder::new(capture, router, clock.clone(), notify),

@@ -6,10 +6,11 @@
 
 use std::fmt;
 use std::io::{self, BufRead};
+use std::mem;
 
 use memchr::memchr;
 
-use super::canonical::{self, DataLine, Texts};
+use super::canonical::{self, CanonicalLine, Texts};
 use super::wire::{Kind, Misfit, Wire};
 use super::{LINE_LIMIT, VERSION};
 use crate::record::Record;
@@ -21,11 +22,28 @@ pub struct Reader<R> {
     name: String,
     line: Vec<u8>,
     /// The line, where it is one of most.
-    canonical: Option<DataLine>,
+    canonical: Option<CanonicalLine>,
     texts: Texts,
     line_number: u64,
     offset: u64,
     torn: Option<Torn>,
+    /// What is to be done before another line is read.
+    left: Left,
+    /// Whether [`Reader::raw_line`] will be asked for.
+    keeps_lines: bool,
+}
+
+/// What the last step has left to the next.
+#[derive(Debug, Default)]
+enum Left {
+    #[default]
+    Nothing,
+    /// The line behind the last one was looked at, and is in `line`.
+    Line,
+    /// Looking at it has failed.
+    Failure(ReadError),
+    /// The rest of a line that is too long.
+    Rest,
 }
 
 /// A line that a crash or a full disk cut short: the last of the capture, or the last of a run behind
@@ -45,8 +63,10 @@ pub struct Torn {
 pub enum Line {
     /// A record, for [`Reader::record`].
     Record,
-    /// Nothing that this version knows.
+    /// A record of a type that this version does not know.
     Other,
+    /// Nothing.
+    Blank,
     /// The end, or a torn line.
     End,
 }
@@ -63,14 +83,28 @@ impl<R: BufRead> Reader<R> {
             line_number: 0,
             offset: 0,
             torn: None,
+            left: Left::Nothing,
+            keeps_lines: false,
         }
+    }
+
+    /// Has every line kept for [`Reader::raw_line`]. It costs a copy of each.
+    pub fn keep_lines(&mut self) {
+        self.keeps_lines = true;
+    }
+
+    /// The line that [`Reader::step`] came to, as it stands in the capture, with its newline if it has
+    /// one. Only behind [`Reader::keep_lines`].
+    pub fn raw_line(&self) -> &[u8] {
+        debug_assert!(self.keeps_lines);
+        &self.line
     }
 
     /// The next record, or `None` at the end. [`Reader::torn`] tells whether a torn line was passed
     /// over. Lines of types that this version does not know are passed over too.
     ///
     /// # Errors
-    /// [`ReadError`], naming the line. What follows it is not meant to be read.
+    /// [`ReadError`], naming the line.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, ReadError> {
         if !self.advance()? {
             return Ok(None);
@@ -87,30 +121,47 @@ impl<R: BufRead> Reader<R> {
         loop {
             match self.step()? {
                 Line::Record => return Ok(true),
-                Line::Other => {}
+                Line::Other | Line::Blank => {}
                 Line::End => return Ok(false),
             }
         }
     }
 
-    /// Goes to the next line, whatever it holds.
+    /// Goes to the next line, whatever it holds. Behind an error the next step goes on with the line
+    /// behind that one, unless it is [`Cause::Io`]: where the input fails, nothing more comes of it.
     ///
     /// # Errors
     /// As [`Reader::next_record`].
     pub fn step(&mut self) -> Result<Line, ReadError> {
-        if self.advance_within_buffer()? {
-            return Ok(Line::Record);
+        match mem::take(&mut self.left) {
+            Left::Line => {}
+            Left::Failure(error) => {
+                self.left_by(&error);
+                return Err(error);
+            }
+            left => {
+                if let Left::Rest = left {
+                    self.pass_rest().map_err(|error| self.unreadable(error))?;
+                } else if self.advance_within_buffer()? {
+                    return Ok(Line::Record);
+                }
+                match self.read_line() {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(Line::End),
+                    Err(error) => {
+                        self.left_by(&error);
+                        return Err(error);
+                    }
+                }
+            }
         }
-        let start = self.offset;
-        if !self.read_line()? {
-            return Ok(Line::End);
-        }
-        match self.holds_record() {
-            Ok(true) => Ok(Line::Record),
-            Ok(false) => Ok(Line::Other),
+        let start = self.offset - self.line.len() as u64;
+        match self.kind_of_line() {
+            Ok(kind) => Ok(kind),
+            Err(error) if !matches!(error.cause, Cause::Json(_)) => Err(error),
             Err(error) => {
                 self.pass_torn_run(start, error)?;
-                Ok(Line::Record)
+                self.step()
             }
         }
     }
@@ -158,6 +209,10 @@ impl<R: BufRead> Reader<R> {
         };
         self.canonical = canonical::read(&bytes[..=newline], &mut self.texts);
         if self.canonical.is_some() {
+            if self.keeps_lines {
+                self.line.clear();
+                self.line.extend_from_slice(&bytes[..=newline]);
+            }
             self.input.consume(newline + 1);
             self.offset += newline as u64 + 1;
             self.line_number += 1;
@@ -190,7 +245,7 @@ impl<R: BufRead> Reader<R> {
         // A capture that was cut short in its first line at least began as one.
         let is_object = self.line.trim_ascii_start().first() == Some(&b'{');
         if self.line_number == 1 && !is_object {
-            self.holds_record()?;
+            self.kind_of_line()?;
         }
         self.torn = Some(Torn {
             line: self.line_number,
@@ -220,42 +275,73 @@ impl<R: BufRead> Reader<R> {
     }
 
     /// After a line that is no JSON: where the next one starts a run, the line is the torn end of
-    /// the run before, as wiretape leaves it when it appends to a capture after a crash.
+    /// the run before, as wiretape leaves it when it appends to a capture after a crash. The next one
+    /// is left to the next step.
     fn pass_torn_run(&mut self, start: u64, error: ReadError) -> Result<(), ReadError> {
-        if !matches!(error.cause, Cause::Json(_)) {
-            return Err(error);
-        }
         let torn = Torn {
             line: self.line_number,
             offset: start,
             len: self.offset - start,
         };
-        let starts_run = self.read_line()?
-            && serde_json::from_slice::<Kind<'_>>(&self.line)
-                .is_ok_and(|kind| kind.kind == "start")
-            && self.holds_record()?;
-        if !starts_run {
+        match self.read_line() {
+            Ok(true) => self.left = Left::Line,
+            Ok(false) => return Err(error),
+            Err(next) => {
+                self.left = Left::Failure(next);
+                return Err(error);
+            }
+        }
+        let kind = serde_json::from_slice::<Kind<'_>>(&self.line);
+        if !kind.is_ok_and(|kind| kind.kind == "start") {
             return Err(error);
         }
         self.torn = Some(torn);
         Ok(())
     }
 
-    /// Whether the line is a record that this version knows.
-    fn holds_record(&mut self) -> Result<bool, ReadError> {
+    /// Behind a line that was too long its rest is still to come.
+    fn left_by(&mut self, error: &ReadError) {
+        if let Cause::TooLong = error.cause {
+            self.left = Left::Rest;
+        }
+    }
+
+    /// Passes over what is left of a line, newline and all, and keeps nothing of it.
+    fn pass_rest(&mut self) -> io::Result<()> {
+        loop {
+            let bytes = match self.input.fill_buf() {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let newline = memchr(b'\n', bytes);
+            let taken = newline.map_or(bytes.len(), |at| at + 1);
+            self.input.consume(taken);
+            self.offset += taken as u64;
+            if taken == 0 || newline.is_some() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What the line holds.
+    fn kind_of_line(&mut self) -> Result<Line, ReadError> {
         self.canonical = canonical::read(&self.line, &mut self.texts);
         if self.canonical.is_some() {
-            return Ok(true);
+            return Ok(Line::Record);
         }
         if self.line.trim_ascii().is_empty() {
-            return Ok(false);
+            return Ok(Line::Blank);
         }
         let kind: Kind<'_> =
             serde_json::from_slice(&self.line).map_err(|error| self.error(Cause::Json(error)))?;
         if kind.v.is_some_and(|v| v > VERSION.into()) {
             return Err(self.error(Cause::Newer(kind.v.unwrap_or_default())));
         }
-        Ok(KNOWN_TYPES.contains(&&*kind.kind))
+        Ok(match KNOWN_TYPES.contains(&&*kind.kind) {
+            true => Line::Record,
+            false => Line::Other,
+        })
     }
 
     /// The line behind the last one cannot be read.

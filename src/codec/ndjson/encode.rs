@@ -172,6 +172,9 @@ impl Encoder {
         if let Some(conn) = start.conn {
             number("conn", conn.0, out);
         }
+        if start.part {
+            out.extend_from_slice(b",\"part\":true");
+        }
     }
 
     fn close(&self, close: &Close, out: &mut Vec<u8>) {
@@ -203,7 +206,7 @@ impl Encoder {
         }
     }
 
-    fn string(&self, name: &str, text: &str, out: &mut Vec<u8>) {
+    pub(super) fn string(&self, name: &str, text: &str, out: &mut Vec<u8>) {
         begin_key(name, out);
         self.quoted(text, out);
     }
@@ -248,14 +251,14 @@ fn begin_key(name: &str, out: &mut Vec<u8>) {
 }
 
 /// A key whose value is one of this program's own words or digits: nothing to escape.
-fn word(name: &str, value: &str, out: &mut Vec<u8>) {
+pub(super) fn word(name: &str, value: &str, out: &mut Vec<u8>) {
     begin_key(name, out);
     out.push(b'"');
     out.extend_from_slice(value.as_bytes());
     out.push(b'"');
 }
 
-fn number(name: &str, value: u64, out: &mut Vec<u8>) {
+pub(super) fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     begin_key(name, out);
     push_number(out, value);
 }

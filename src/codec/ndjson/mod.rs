@@ -7,12 +7,15 @@
 mod canonical;
 mod decode;
 mod encode;
+mod object;
 #[cfg(test)]
 mod tests;
 mod wire;
 
 pub use decode::{Cause, Line, ReadError, Reader, Torn};
 pub use encode::Encoder;
+pub use object::Object;
+pub use wire::close_name;
 
 /// The version of the format that is written, and the newest that is read.
 pub const VERSION: u32 = 1;

@@ -38,8 +38,14 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+/// Any text, and as often what stands there in most captures.
+fn address() -> impl Strategy<Value = String> {
+    let usual = any::<(u8, u16)>().prop_map(|(host, port)| format!("192.0.2.{host}:{port}"));
+    prop_oneof![text(), usual]
+}
+
 fn conn() -> impl Strategy<Value = Conn<'static>> {
-    (NUMBER, text()).prop_map(|(id, peer)| Conn {
+    (NUMBER, address()).prop_map(|(id, peer)| Conn {
         id: ConnId(id),
         peer: Cow::Owned(peer),
     })
@@ -74,8 +80,9 @@ fn start() -> impl Strategy<Value = Start> {
     let addresses = || proptest::collection::vec(text(), 0..3);
     let addresses = (addresses(), addresses());
     let conn = proptest::option::of(NUMBER.prop_map(ConnId));
-    (any::<u64>(), text(), addresses, text(), NUMBER, conn).prop_map(
-        |(run, mode, (listen, connect), tool, segment, conn)| Start {
+    let file = (NUMBER, conn, any::<bool>());
+    (any::<u64>(), text(), addresses, text(), file).prop_map(
+        |(run, mode, (listen, connect), tool, (segment, conn, part))| Start {
             run: RunId(run),
             mode,
             listen,
@@ -83,6 +90,7 @@ fn start() -> impl Strategy<Value = Start> {
             tool,
             segment,
             conn,
+            part,
         },
     )
 }
@@ -99,7 +107,7 @@ fn event() -> impl Strategy<Value = Event<'static>> {
             }
         ),
         1 => start().prop_map(|start| Event::Start(Cow::Owned(start))),
-        1 => (conn(), text(), proptest::option::of(text())).prop_map(
+        1 => (conn(), address(), proptest::option::of(address())).prop_map(
             |(conn, local, target)| Event::Open {
                 conn,
                 local: local.into(),

@@ -73,6 +73,8 @@ pub(super) struct Wire<'a> {
     duration_us: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     partial: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    part: Option<bool>,
 }
 
 /// Enough of a line to know what it is, whatever else it holds.
@@ -99,7 +101,8 @@ pub(super) fn direction_name(direction: Direction) -> &'static str {
     }
 }
 
-pub(super) fn close_name(reason: &CloseReason) -> &str {
+/// What the format calls the reason of a `close`.
+pub fn close_name(reason: &CloseReason) -> &str {
     match reason {
         CloseReason::Eof => "eof",
         CloseReason::Reset => "reset",
@@ -110,6 +113,21 @@ pub(super) fn close_name(reason: &CloseReason) -> &str {
         CloseReason::Done => "done",
         CloseReason::Error(_) => "error",
         CloseReason::Other(name) => name,
+    }
+}
+
+/// The `reason` of a `close` that has this `error`, if any.
+pub(super) fn close_reason(name: &str, error: Option<&str>) -> CloseReason {
+    match name {
+        "eof" => CloseReason::Eof,
+        "reset" => CloseReason::Reset,
+        "target_reset" => CloseReason::TargetReset,
+        "idle_timeout" => CloseReason::IdleTimeout,
+        "limit" => CloseReason::Limit,
+        "shutdown" => CloseReason::Shutdown,
+        "done" => CloseReason::Done,
+        "error" => CloseReason::Error(error.unwrap_or_default().into()),
+        other => CloseReason::Other(other.into()),
     }
 }
 
@@ -154,6 +172,7 @@ impl<'a> From<&'a Record<'_>> for Wire<'a> {
                 wire.tool = Some((&*start.tool).into());
                 wire.segment = Some(start.segment);
                 wire.conn = start.conn.map(|conn| conn.0);
+                wire.part = start.part.then_some(true);
             }
             Event::Open { local, target, .. } => {
                 wire.kind = "open".into();
@@ -270,6 +289,7 @@ impl<'a> Wire<'a> {
             tool: self.tool.ok_or(Misfit::Missing("tool"))?.into_owned(),
             segment: self.segment.ok_or(Misfit::Missing("segment"))?,
             conn: self.conn.map(ConnId),
+            part: self.part.unwrap_or(false),
         })
     }
 
@@ -328,17 +348,7 @@ impl<'a> Wire<'a> {
     }
 
     fn close(&self) -> Result<Close, Misfit> {
-        let reason = match self.reason()? {
-            "eof" => CloseReason::Eof,
-            "reset" => CloseReason::Reset,
-            "target_reset" => CloseReason::TargetReset,
-            "idle_timeout" => CloseReason::IdleTimeout,
-            "limit" => CloseReason::Limit,
-            "shutdown" => CloseReason::Shutdown,
-            "done" => CloseReason::Done,
-            "error" => CloseReason::Error(self.error.as_deref().unwrap_or_default().into()),
-            other => CloseReason::Other(other.into()),
-        };
+        let reason = close_reason(self.reason()?, self.error.as_deref());
         let crc32 = |key, text: &str| match hex::<8>(text) {
             Some(crc) => Ok(crc as u32),
             None => Err(Misfit::Invalid(key)),
@@ -372,7 +382,7 @@ fn owned(texts: Option<Vec<Cow<'_, str>>>) -> Vec<String> {
 }
 
 /// Exactly `DIGITS` hexadecimal digits, as they are written.
-fn hex<const DIGITS: usize>(text: &str) -> Option<u64> {
+pub(super) fn hex<const DIGITS: usize>(text: &str) -> Option<u64> {
     let fits = text.len() == DIGITS && text.bytes().all(|digit| digit.is_ascii_hexdigit());
     fits.then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
