@@ -40,6 +40,7 @@
 //! | *step* | something that a session does, at its *position* in what is played |
 //! | *block* | a stretch of steps, and the bytes they send: [`replay::Block`] |
 //! | *replies* | what came back in the recording; *answers*, what comes back now |
+//! | *finding* | something in a capture that does not agree with the rest: [`review::Finding`] |
 //! | *relay* | what passes between a peer and its target; *held*, what one side has sent and the other not taken |
 //! | *deafen* | to have the kernel take nothing more from a peer: it acknowledges no more data |
 //! | *refuse* | to reset a peer that may not connect, before anything is read of it |
@@ -57,13 +58,14 @@
 //! | [`dial`] | which address is tried when, and when again | I/O, clocks: time is a parameter |
 //! | [`relay`] | what passes between a peer and a target, and how either's end is passed on | I/O, clocks |
 //! | [`replay`] | sessions, their steps, what is done next and when | I/O, clocks: time is a parameter |
+//! | [`review`] | what a capture holds, and whether it is whole | I/O, clocks |
 //! | [`notice`] | what there is to say to a person | how it is said |
 //! | [`input`] | captures that are read: files, standard input, decompression | what is done with the records |
 //! | [`output`] | files and threads; writing, rotating, failing, keeping house | sockets, `capture`; the clock it is handed is not its own |
 //! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
-//! Imports go one way: `record ← codec`, `record ← capture`, `record ← relay`, `record ← replay`,
+//! Imports go one way: `record ← codec`, `record ← capture`, `record ← relay`, `record ← replay`, `record ← review`,
 //! `record, capture, replay ← notice`, `codec, notice, record ← input` and `← output`, all of these `← engine`,
 //! everything `← cli`. A test (`tests/tidy`) reads the `use` lines and fails on a breach.
 //!
@@ -111,3 +113,4 @@ pub mod output;
 pub mod record;
 pub mod relay;
 pub mod replay;
+pub mod review;

@@ -25,13 +25,14 @@ pub(crate) const RULES: [Rule; 9] = [
 ];
 
 /// Each room and the rooms that it may know, as `src/lib.rs` tells them.
-pub(crate) const ROOMS: [(&str, &[&str]); 11] = [
+pub(crate) const ROOMS: [(&str, &[&str]); 12] = [
     ("record", &[]),
     ("codec", &["record"]),
     ("capture", &["record"]),
     ("dial", &[]),
     ("relay", &["record"]),
     ("replay", &["record"]),
+    ("review", &["record"]),
     ("notice", &["record", "capture", "replay"]),
     ("input", &["record", "notice", "codec"]),
     ("output", &["record", "notice", "codec"]),
@@ -44,8 +45,8 @@ pub(crate) const ROOMS: [(&str, &[&str]); 11] = [
     (
         "cli",
         &[
-            "record", "notice", "codec", "capture", "dial", "relay", "replay", "input", "output",
-            "engine",
+            "record", "notice", "codec", "capture", "dial", "relay", "replay", "review", "input",
+            "output", "engine",
         ],
     ),
 ];
