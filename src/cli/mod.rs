@@ -3,16 +3,20 @@
 //! [`args`] is clap's tree and nothing else, and `values` what stands in it; `plan`, `captures` and `outputs` turn
 //! what was typed into a validated configuration of the engine, with strings ending there; `report` gives every notice
 //! its words, with the numbers as `words` has them, `progress` and `status` those that change from one time to
-//! the next. `dry_run` prints a replay instead of playing it, and `message` reads what a device is to be sent.
+//! the next. `dry_run` prints a replay instead of playing it,
+//! `sessions` and `check` tell what captures hold, which `reading` reads for them, and `message` reads what a device is to be sent.
 
 pub mod args;
 mod captures;
+mod check;
 mod dry_run;
 mod message;
 mod outputs;
 mod plan;
 mod progress;
+mod reading;
 mod report;
+mod sessions;
 mod status;
 mod values;
 mod words;
@@ -57,6 +61,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Connect(args) => connect(args),
         Command::Proxy(args) => proxy(args),
         Command::Replay(args) => replay(args),
+        Command::Sessions(args) => sessions::run(args),
+        Command::Check(args) => check::run(args),
     }
 }
 

@@ -292,6 +292,7 @@ mod tests {
             Command::Connect(connect) => connect.output,
             Command::Proxy(proxy) => proxy.output,
             Command::Replay(replay) => replay.output,
+            other => panic!("it has no outputs: {other:?}"),
         }
     }
 

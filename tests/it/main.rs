@@ -25,6 +25,7 @@ mod outputs;
 mod programs;
 mod proxy;
 mod replay;
+mod review;
 mod rotation;
 mod shutdown;
 mod stalls;

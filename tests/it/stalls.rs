@@ -18,6 +18,7 @@ use wiretape::record::{CloseReason, Event};
 
 use crate::hand::{Heard, Target, take};
 use crate::kernel::peak_memory;
+use crate::review::check_finds_only_gaps;
 use crate::shutdown::{Sent, send_until_reset, until_held};
 use crate::talk::{
     IN, MIB, OUT, Port, accept, call, call_narrowly, captured, check_status, end_sending, hear,
@@ -439,6 +440,7 @@ pub fn check_gaps(capture: &[u8]) -> (u64, u64, u64) {
     }
     assert_eq!(reader.torn(), None);
     assert_eq!(last, Some(true), "it ends with the end");
+    check_finds_only_gaps(capture, records);
     (held, records, missed)
 }
 

@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::hand::Script;
 use crate::talk::Port;
-use crate::tape::{Tape, eventually, listen_command};
+use crate::tape::{Tape, eventually, listen_command, wiretape};
 
 /// Every byte, every control character in every form, and what terminals and readers are attacked with.
 fn hostile() -> Vec<u8> {
@@ -270,4 +270,47 @@ fn how_things_stand_is_one_line_on_a_terminal() {
     let lines = told.lines().filter(|line| line.contains(LINE));
     let said = lines.inspect(|line| assert!(line.starts_with("wiretape: "), "{told}"));
     assert!(said.count() > 1, "{told}");
+}
+
+/// What `wiretape sessions` shows of a burst, a silence and a burst, on a terminal that is this.
+fn sessions_shown(term: &str) -> String {
+    let capture = Script::new()
+        .session(1, "x".repeat(100))
+        .at(10_000)
+        .session(2, "y".repeat(50));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("a.ndjson"), capture.text).expect("it is new");
+    let (mut screen, program) = terminal();
+    let mut command = wiretape();
+    command.args(["sessions", "a.ndjson"]).env("TERM", term);
+    command.current_dir(folder.path()).stdout(program);
+    let mut child = command.spawn().expect("it starts");
+    // It holds the terminal open, too.
+    drop(command);
+    let mut seen = Vec::new();
+    // The end of a terminal reads as an error, not as an end.
+    let _ = screen.read_to_end(&mut seen);
+    assert!(child.wait().expect("it ends").code().is_some());
+    String::from_utf8(seen).expect("it is text")
+}
+
+#[test]
+fn sessions_on_a_terminal_show_how_much_came_when() {
+    let shown = sessions_shown("xterm");
+    let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    let [.., bar, scale] = &lines[..] else {
+        panic!("{shown}");
+    };
+    assert!(bar.starts_with('█') && bar.ends_with('▄'), "{shown}");
+    let silence = bar.trim_start_matches('█').trim_end_matches('▄');
+    assert!(
+        !silence.is_empty() && silence.chars().all(|c| c == ' '),
+        "{shown}"
+    );
+    assert!(
+        scale.starts_with("peak ") && scale.contains("/s; a column is "),
+        "{shown}"
+    );
+    let plain = sessions_shown("dumb");
+    assert!(!plain.contains("peak "), "{plain}");
 }

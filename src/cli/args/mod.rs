@@ -2,6 +2,7 @@
 //! that clap can check by themselves are checked here, by their types; what depends on several of them
 //! is checked in `plan`.
 
+mod check;
 mod connect;
 mod connections;
 mod listen;
@@ -9,9 +10,11 @@ mod output;
 mod proxy;
 mod replay;
 mod selection;
+mod sessions;
 
 use clap::{Parser, Subcommand};
 
+pub use check::Check;
 pub use connect::Connect;
 pub use connections::{AcceptArgs, DialArgs, LimitArgs, RunArgs};
 pub use listen::Listen;
@@ -19,6 +22,7 @@ pub use output::{Compress, FileArgs, Frame, OutputArgs, PlaceArgs, Stall, When};
 pub use proxy::Proxy;
 pub use replay::{DirArg, PaceArg, Replay};
 pub use selection::SelectionArgs;
+pub use sessions::Sessions;
 
 /// Capture what arrives on a TCP port, every byte, with its time, connection and peer; and send it
 /// again.
@@ -39,7 +43,9 @@ Examples:
   wiretape listen 1234 --raw > device.log   bytes only
   wiretape connect 10.0.0.7:4001            watch a device that listens
   wiretape proxy 8080 db:5432 -o db.ndjson  keep a conversation, both directions
-  wiretape replay device.ndjson host:9000   send it again, as it came";
+  wiretape replay device.ndjson host:9000   send it again, as it came
+  wiretape sessions device.ndjson           who connected, when, how much
+  wiretape check device.ndjson              whether it is whole";
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
@@ -52,4 +58,8 @@ pub enum Command {
     Proxy(Proxy),
     /// Send captured sessions again, to another server
     Replay(Replay),
+    /// List the sessions of captures: who, when, how long, how much
+    Sessions(Sessions),
+    /// Check that captures are whole
+    Check(Check),
 }
