@@ -3,12 +3,14 @@
 //! [`args`] is clap's tree and nothing else, and `values` what stands in it; `plan`, `captures` and `outputs` turn
 //! what was typed into a validated configuration of the engine, with strings ending there; `report` gives every notice
 //! its words, with the numbers as `words` has them, `progress` and `status` those that change from one time to
-//! the next. `dry_run` prints a replay instead of playing it,
-//! `sessions` and `check` tell what captures hold, which `reading` reads for them, and `message` reads what a device is to be sent.
+//! the next. `dry_run` prints a replay instead of playing it, `message` reads what a device is to be sent,
+//! `sessions` and `check` tell what captures hold, which `reading` reads for them, and `completions` writes clap's
+//! tree down for a shell.
 
 pub mod args;
 mod captures;
 mod check;
+mod completions;
 mod dry_run;
 mod message;
 mod outputs;
@@ -63,6 +65,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Replay(args) => replay(args),
         Command::Sessions(args) => sessions::run(args),
         Command::Check(args) => check::run(args),
+        Command::Completions(args) => completions(args),
     }
 }
 
@@ -112,6 +115,13 @@ fn replay(args: &args::Replay) -> ExitCode {
             false => engine::replay::replay(&plan, notify),
         }),
         Err(error) => fail(&error, exit::USAGE),
+    }
+}
+
+fn completions(args: &args::Completions) -> ExitCode {
+    match completions::print(args.shell) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, exit::FAILURE),
     }
 }
 

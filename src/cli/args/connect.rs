@@ -6,6 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueHint;
+
 use super::connections::{DialArgs, LimitArgs, RunArgs};
 use super::output::OutputArgs;
 use crate::cli::values::interval;
@@ -19,13 +21,13 @@ pub struct Connect {
     ///
     /// All addresses that HOST stands for are tried, and it is looked up anew each time. A port alone is
     /// one of this machine.
-    #[arg(required = true, value_name = "ADDR")]
+    #[arg(required = true, value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub addresses: Vec<Address>,
 
     /// Send the bytes of FILE once connected; - is standard input
     ///
     /// It is read once, before anything is connected to. What was sent is recorded, with "dir":"out".
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub send: Option<PathBuf>,
 
     /// Send them again at this interval, as long as the connection lasts

@@ -3,6 +3,8 @@
 // The comments here are the help text, where brackets are brackets.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use clap::ValueHint;
+
 use super::connections::{AcceptArgs, LimitArgs, RunArgs};
 use super::output::OutputArgs;
 use crate::engine::address::Address;
@@ -15,7 +17,7 @@ pub struct Listen {
     ///
     /// A port alone is every interface, IPv4 and IPv6. Port 0 lets the kernel choose; the line
     /// `wiretape: listening on …` on standard error tells which.
-    #[arg(required = true, value_name = "ADDR")]
+    #[arg(required = true, value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub addresses: Vec<Address>,
 
     // No documentation: clap would take it for the command's.

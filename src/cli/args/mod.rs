@@ -3,6 +3,7 @@
 //! is checked in `plan`.
 
 mod check;
+mod completions;
 mod connect;
 mod connections;
 mod listen;
@@ -15,6 +16,7 @@ mod sessions;
 use clap::{Parser, Subcommand};
 
 pub use check::Check;
+pub use completions::Completions;
 pub use connect::Connect;
 pub use connections::{AcceptArgs, DialArgs, LimitArgs, RunArgs};
 pub use listen::Listen;
@@ -62,4 +64,6 @@ pub enum Command {
     Sessions(Sessions),
     /// Check that captures are whole
     Check(Check),
+    /// Print what a shell needs to complete command lines of this program
+    Completions(Completions),
 }

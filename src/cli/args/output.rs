@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::ValueEnum;
+use clap::{ValueEnum, ValueHint};
 
 use crate::cli::values::{duration, size, sync};
 use crate::output::options::SyncPolicy;
@@ -64,7 +64,7 @@ pub struct PlaceArgs {
     /// json, .txt and .log are text, all else is raw; standard output is text. With .zst or .gz
     /// behind that it is compressed. An existing file is appended to. {conn}, {peer_ip},
     /// {peer_port}, {local_port}, {date} and {run} in PATH make a file for each of their values.
-    #[arg(short, long = "output", value_name = "[FORMAT:]PATH")]
+    #[arg(short, long = "output", value_name = "[FORMAT:]PATH", value_hint = ValueHint::FilePath)]
     pub outputs: Vec<String>,
 
     /// NDJSON to standard output, the same as -o json:-
@@ -114,15 +114,15 @@ pub struct FileArgs {
     #[arg(long, value_enum, value_name = "METHOD", help_heading = FILES)]
     pub compress: Option<Compress>,
 
-    /// Run CMD in a shell for every closed file, its path as the last argument
-    #[arg(long, value_name = "CMD", help_heading = FILES)]
+    /// Run COMMAND in a shell for every closed file, its path as the last argument
+    #[arg(long, value_name = "COMMAND", value_hint = ValueHint::CommandString, help_heading = FILES)]
     pub on_rotate: Option<String>,
 
-    /// When to force what was written to the disk: seal, a DURATION, or always
+    /// When to force what was written to the disk
     ///
     /// `seal` is when a file is closed: at a rotation, a reopening, the end. With a DURATION, also at
     /// most that long after it was written; with `always`, after every write.
-    #[arg(long, value_parser = sync, default_value = "seal", value_name = "WHEN", help_heading = FILES)]
+    #[arg(long, value_parser = sync, default_value = "seal", value_name = "seal|DURATION|always", help_heading = FILES)]
     pub sync: SyncPolicy,
 }
 

@@ -3,6 +3,8 @@
 // The comments here are the help text, where brackets are brackets.
 #![allow(rustdoc::broken_intra_doc_links)]
 
+use clap::ValueHint;
+
 use super::connections::{AcceptArgs, DialArgs, LimitArgs, RunArgs};
 use super::output::OutputArgs;
 use crate::engine::address::Address;
@@ -15,14 +17,14 @@ pub struct Proxy {
     ///
     /// A port alone is every interface, IPv4 and IPv6. Port 0 lets the kernel choose; the line
     /// `wiretape: listening on …` on standard error tells which.
-    #[arg(required = true, value_name = "ADDR")]
+    #[arg(required = true, value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub address: Address,
 
     /// The server that is connected to for each of them: HOST:PORT, [IPV6]:PORT or unix:PATH
     ///
     /// All addresses that HOST stands for are tried, and it is looked up anew for each client. A port
     /// alone is one of this machine.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required = true, value_name = "TARGET", value_hint = ValueHint::Hostname)]
     pub target: Address,
 
     // No documentation: clap would take it for the command's.

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{ValueEnum, ValueHint};
 
 use super::output::OutputArgs;
 use super::selection::{SELECTION, SelectionArgs};
@@ -22,17 +22,17 @@ pub struct Replay {
     ///
     /// NDJSON as `wiretape listen -o FILE.ndjson` writes it, compressed (.zst, .gz) or not, filtered
     /// by jq or not. Torn lines are left out and said; the exit status is then 3.
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub files: Vec<PathBuf>,
 
     /// Where to send it: HOST:PORT, [IPV6]:PORT or unix:PATH
     ///
     /// All addresses that HOST stands for are tried, one after another. A port alone is one of this machine.
-    #[arg(required = true, value_name = "TARGET")]
+    #[arg(required = true, value_name = "TARGET", value_hint = ValueHint::Hostname)]
     pub target: Address,
 
     /// How fast: a factor, or max for as fast as the target takes it
-    #[arg(long, default_value = "1", value_name = "FACTOR")]
+    #[arg(long, default_value = "1", value_name = "FACTOR|max")]
     pub speed: Speed,
 
     /// Cut silences in the recording to this length; 0 leaves none
