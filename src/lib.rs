@@ -62,7 +62,7 @@
 //! | [`notice`] | what there is to say to a person | how it is said |
 //! | [`input`] | captures that are read: files, standard input, decompression | what is done with the records |
 //! | [`output`] | files and threads; writing, rotating, failing, keeping house | sockets, `capture`; the clock it is handed is not its own |
-//! | [`engine`] | the loop, sockets, signals, the clocks | how anything is encoded |
+//! | [`engine`] | the loop, sockets, signals, the clocks, what systemd hands over | how anything is encoded |
 //! | [`cli`] | what was typed, what it means, what is said | — |
 //!
 //! Imports go one way: `record ← codec`, `record ← capture`, `record ← relay`, `record ← replay`, `record ← review`,

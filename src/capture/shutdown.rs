@@ -134,6 +134,12 @@ impl Shutdown {
             (_, Some(told_us)) => Some(told_us.saturating_add(micros(self.drain))),
         }
     }
+
+    /// How long the end may still take, once it was told to stop.
+    pub fn left(&self, now_us: u64) -> Duration {
+        let deadline_us = self.deadline_us().unwrap_or(now_us);
+        Duration::from_micros(deadline_us.saturating_sub(now_us))
+    }
 }
 
 #[cfg(test)]

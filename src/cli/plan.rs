@@ -51,6 +51,12 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
         if !is_free && args.addresses[..nth].contains(address) {
             return usage(format!("{address} is given twice: once is enough"));
         }
+        let is_named = matches!(address, Address::Systemd(Some(_)));
+        if is_named && args.addresses.contains(&Address::Systemd(None)) {
+            return usage(format!(
+                "{address} and systemd: the one is all that is handed over; name no other"
+            ));
+        }
     }
     let of_outputs: usize = outputs.iter().map(OutputSpec::descriptors).sum();
     let room = limits::max_conns(args.addresses.len() + of_outputs);
@@ -147,6 +153,9 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
 fn target(address: &Address) -> Result<Address, UsageError> {
     match address {
         Address::AnyInterface(0) | Address::Host(_, 0) => usage("port 0 is no port to connect to"),
+        Address::Systemd(_) => usage(format!(
+            "{address} is a socket to listen on, not one to connect to"
+        )),
         // What listens on every interface is reached on this machine.
         Address::AnyInterface(port) => Ok(Address::Host("localhost".to_owned(), *port)),
         other => Ok(other.clone()),

@@ -80,8 +80,13 @@ impl Door {
     pub(super) fn latch(&mut self, token: Token) {
         // It may have been closed since the kernel spoke.
         if let Some(listener) = self.listeners.get_mut(token.0 - FIRST_LISTENER) {
-            listener.may_accept = true;
+            listener.latch();
         }
+    }
+
+    /// What the listeners are called.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.listeners.iter().map(Listener::name).collect()
     }
 
     /// Whether somebody may wait to be let in.

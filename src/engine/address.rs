@@ -1,5 +1,5 @@
-//! Addresses as people write them: `1234`, `:1234`, `HOST:PORT`, `[::1]:1234`, `unix:/path`; and networks:
-//! `10.0.0.0/8`, `2001:db8::/32`.
+//! Addresses as people write them: `1234`, `:1234`, `HOST:PORT`, `[::1]:1234`, `unix:/path`, `systemd`,
+//! `systemd:NAME`; and networks: `10.0.0.0/8`, `2001:db8::/32`.
 
 use std::fmt;
 use std::io;
@@ -18,6 +18,8 @@ pub enum Address {
     Host(String, u16),
     /// A Unix stream socket.
     Unix(PathBuf),
+    /// Sockets that systemd listens on and hands over: those of this name, or all.
+    Systemd(Option<String>),
 }
 
 /// The text is not an address.
@@ -44,6 +46,17 @@ impl FromStr for Address {
             return match path {
                 "" => Err(InvalidAddress("the path is missing")),
                 _ => Ok(Self::Unix(path.into())),
+            };
+        }
+        if text == "systemd" {
+            return Ok(Self::Systemd(None));
+        }
+        if let Some(name) = text.strip_prefix("systemd:") {
+            return match name {
+                "" => Err(InvalidAddress("the name is missing")),
+                // systemd.socket(5), FileDescriptorName=.
+                _ if name.contains(':') => Err(InvalidAddress("such a name has no colon")),
+                _ => Ok(Self::Systemd(Some(name.to_owned()))),
             };
         }
         let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
@@ -94,12 +107,14 @@ impl fmt::Display for Address {
             Self::Host(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
             Self::Host(host, port) => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(None) => f.write_str("systemd"),
+            Self::Systemd(Some(name)) => write!(f, "systemd:{name}"),
         }
     }
 }
 
 impl Address {
-    /// The socket addresses that it stands for, each once; empty for a Unix socket. For every
+    /// The socket addresses that it stands for, each once; empty for what is none. For every
     /// interface it is the IPv6 wildcard, which serves IPv4 too, and behind it the IPv4 one, for
     /// machines without IPv6.
     ///
@@ -107,7 +122,7 @@ impl Address {
     /// The resolver's. This call may take as long as the resolver does.
     pub(super) fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Unix(_) => Ok(Vec::new()),
+            Self::Unix(_) | Self::Systemd(_) => Ok(Vec::new()),
             Self::AnyInterface(port) => Ok(vec![
                 (Ipv6Addr::UNSPECIFIED, *port).into(),
                 (Ipv4Addr::UNSPECIFIED, *port).into(),
@@ -194,6 +209,16 @@ mod tests {
             "unix:/run/x.sock",
             Some(Address::Unix("/run/x.sock".into())),
         );
+        check("systemd", Some(Address::Systemd(None)));
+        check(
+            "systemd:plc",
+            Some(Address::Systemd(Some("plc".to_owned()))),
+        );
+        // That host is still to be had.
+        check("systemd.:80", host("systemd.", 80));
+        for bad in ["systemd:", "systemd:a:b", "systemd:a:1"] {
+            check(bad, None);
+        }
         for bad in [
             "", ":", "x", "65536", "-1", "+1", "::1", "::1:80", "[::1]", "[::1:80", "host:",
             "unix:", "1 ",

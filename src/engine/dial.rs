@@ -482,7 +482,8 @@ fn numeric(address: &Address) -> Option<Vec<Destination>> {
             let ip: IpAddr = host.parse().ok()?;
             Some(vec![Destination::Tcp((ip, *port).into())])
         }
-        Address::AnyInterface(_) => None,
+        // The one is looked up; the other is nothing to connect to.
+        Address::AnyInterface(_) | Address::Systemd(_) => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,9 +19,14 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::address::{Address, shown};
 use super::keepalive::Keepalive;
 use super::stream::{self, Stream, drop_all_packets, is_ready};
+use super::systemd::Handed;
 
 /// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Peers that are accepted at the end of a run where the kernel goes on to let others in: whoever comes as fast
+/// as they are accepted must not keep a run from ending. Twice the longest queue.
+const LAST_CALLS: usize = 2 * BACKLOG as usize;
 
 /// Errors one behind the other, each of which could be one peer's, until it is plain that they are not.
 const ABORTED_IN_A_ROW: u32 = 256;
@@ -79,6 +85,17 @@ pub(super) struct BoundSocket {
     socket: Socket,
     name: String,
     file: Option<SocketFile>,
+    keeper: Keeper,
+}
+
+/// Who has a listening socket open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Keeper {
+    /// This process alone.
+    Us,
+    /// systemd, too. The socket, and who waits in its queue, outlive the run; so does every option that is
+    /// set on it.
+    Systemd,
 }
 
 /// The file of a Unix socket, removed when the socket is done with.
@@ -115,8 +132,45 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
     Some((metadata.dev(), metadata.ino()))
 }
 
+/// Binds every socket that these addresses stand for, or takes it over from systemd.
+pub(super) fn bind_all(
+    addresses: &[Address],
+    keepalive: Keepalive,
+    unsent_max: Option<u32>,
+) -> Result<Vec<BoundSocket>, ListenError> {
+    let error = |address: String| {
+        move |error| ListenError {
+            address,
+            error,
+            step: Step::Bind,
+        }
+    };
+    let mut handed = Handed::take().map_err(error("systemd".to_owned()))?;
+    let mut bound = Vec::new();
+    for address in addresses {
+        match address {
+            Address::Systemd(name) => {
+                let claimed = handed.claim(name.as_deref());
+                for socket in claimed.map_err(error(address.to_string()))? {
+                    let socket = take_over(socket, keepalive, unsent_max);
+                    bound.push(socket.map_err(error(address.to_string()))?);
+                }
+            }
+            _ => bound.extend(bind(address, keepalive, unsent_max)?),
+        }
+    }
+    match handed.unclaimed() {
+        None => Ok(bound),
+        Some(name) => {
+            let why = "it was handed over, and no address on the command line means it";
+            let error = error(format!("systemd:{name}"));
+            Err(error(io::Error::new(io::ErrorKind::InvalidInput, why)))
+        }
+    }
+}
+
 /// Binds every socket that `address` stands for: a name may have several addresses.
-pub(super) fn bind(
+fn bind(
     address: &Address,
     keepalive: Keepalive,
     unsent_max: Option<u32>,
@@ -181,22 +235,73 @@ fn bind_tcp(
     }
     // A restart must not wait for the last run's connections to leave TIME_WAIT.
     socket.set_reuse_address(true)?;
-    // Accepted sockets inherit all options of their listener, at no call each.
-    keepalive.apply(&SockRef::from(&socket))?;
-    // What goes to a peer goes at once.
-    socket.set_tcp_nodelay(true)?;
-    if let Some(unsent_max) = unsent_max {
-        let _ = socket.set_tcp_notsent_lowat(unsent_max);
-    }
-    // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
-    socket.set_out_of_band_inline(true)?;
+    set_tcp_options(&socket, keepalive, unsent_max)?;
     socket.bind(&address.into())?;
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(BoundSocket {
         socket,
         name: local.to_string(),
         file: None,
+        keeper: Keeper::Us,
     })
+}
+
+/// Accepted sockets inherit all options of their listener, at no call each.
+fn set_tcp_options(
+    socket: &Socket,
+    keepalive: Keepalive,
+    unsent_max: Option<u32>,
+) -> io::Result<()> {
+    keepalive.apply(&SockRef::from(socket))?;
+    // What goes to a peer goes at once.
+    socket.set_tcp_nodelay(true)?;
+    if let Some(unsent_max) = unsent_max {
+        let _ = socket.set_tcp_notsent_lowat(unsent_max);
+    }
+    // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
+    socket.set_out_of_band_inline(true)
+}
+
+/// Takes over a socket that systemd listens on.
+fn take_over(
+    socket: OwnedFd,
+    keepalive: Keepalive,
+    unsent_max: Option<u32>,
+) -> io::Result<BoundSocket> {
+    let socket = Socket::from(socket);
+    let local = socket.local_addr()?;
+    let is_known = local.is_unix() || local.as_socket().is_some();
+    if !is_known || socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        let why =
+            "what was handed over is no stream socket that listens (ListenStream=, Accept=no)";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    socket.set_nonblocking(true)?;
+    let name = match local.as_socket() {
+        Some(address) => {
+            if keepalive == Keepalive(None) {
+                // The unit may have set it, or an earlier run.
+                socket.set_keepalive(false)?;
+            }
+            set_tcp_options(&socket, keepalive, unsent_max)?;
+            address.to_string()
+        }
+        None => unix_name(&local),
+    };
+    Ok(BoundSocket {
+        socket,
+        name,
+        file: None,
+        keeper: Keeper::Systemd,
+    })
+}
+
+fn unix_name(address: &SockAddr) -> String {
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => format!("unix:{}", path.display()),
+        (None, Some(name)) => format!("unix:@{}", String::from_utf8_lossy(name)),
+        (None, None) => "unix:".to_owned(),
+    }
 }
 
 fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
@@ -214,6 +319,7 @@ fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
         socket,
         name: format!("unix:{}", path.display()),
         file: Some(SocketFile::new(path)),
+        keeper: Keeper::Us,
     })
 }
 
@@ -244,23 +350,29 @@ impl BoundSocket {
 
     /// Begins to listen.
     pub(super) fn listen(self) -> Result<Listener, ListenError> {
-        if let Err(error) = self.socket.listen(BACKLOG) {
-            return Err(ListenError {
-                address: self.name,
+        let error = |name: &str| {
+            let address = name.to_owned();
+            move |error| ListenError {
+                address,
                 error,
                 step: Step::Bind,
-            });
+            }
+        };
+        if self.keeper == Keeper::Us {
+            (self.socket.listen(BACKLOG)).map_err(error(&self.name))?;
         }
-        let socket = if self.file.is_some() {
-            ListenSocket::Unix(UnixListener::from_std(self.socket.into()))
-        } else {
-            ListenSocket::Tcp(TcpListener::from_std(self.socket.into()))
+        let local = self.socket.local_addr().map_err(error(&self.name))?;
+        let socket = match local.is_unix() {
+            true => ListenSocket::Unix(UnixListener::from_std(self.socket.into())),
+            false => ListenSocket::Tcp(TcpListener::from_std(self.socket.into())),
         };
         Ok(Listener {
             socket,
             name: self.name.into(),
             file: self.file,
+            keeper: self.keeper,
             may_accept: false,
+            last_calls: None,
             aborted: 0,
         })
     }
@@ -278,8 +390,11 @@ pub(super) struct Listener {
     socket: ListenSocket,
     name: Arc<str>,
     file: Option<SocketFile>,
+    keeper: Keeper,
     /// Somebody may be waiting: set by the kernel's word, cleared by an accept that found nobody.
     pub(super) may_accept: bool,
+    /// How many are still accepted, where the kernel goes on to let peers in.
+    last_calls: Option<usize>,
     /// Errors since the last accept that came to something else: each was one peer's, it seemed.
     aborted: u32,
 }
@@ -353,7 +468,21 @@ impl Listener {
         }
     }
 
+    /// The kernel says that somebody waits.
+    pub(super) fn latch(&mut self) {
+        // When the run ends, those are left to systemd and the next run who come after the queue was empty.
+        self.may_accept = self.may_accept || self.last_calls.is_none();
+    }
+
+    /// What it is called.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     pub(super) fn accept(&mut self) -> io::Result<Accepted> {
+        if let Some(left) = &mut self.last_calls {
+            *left = left.checked_sub(1).ok_or(Errno::AGAIN)?;
+        }
         let (socket, peer) = match &self.socket {
             ListenSocket::Tcp(tcp) => {
                 let (stream, peer) = tcp.accept()?;
@@ -403,7 +532,11 @@ impl Listener {
 
     /// The file of a Unix socket, as the kernel knows it.
     pub(super) fn file(&self) -> Option<FileId> {
-        self.file.as_ref()?.id
+        match (&self.socket, &self.file) {
+            (ListenSocket::Tcp(_), _) => None,
+            (ListenSocket::Unix(_), Some(file)) => file.id,
+            (ListenSocket::Unix(unix), None) => file_id(unix.local_addr().ok()?.as_pathname()?),
+        }
     }
 
     /// Where it listens; `None` for a Unix socket.
@@ -415,14 +548,17 @@ impl Listener {
     }
 
     /// Lets nobody new in, while those who are in the queue can still be accepted. Closing it
-    /// instead would reset them, and their bytes are acknowledged.
+    /// instead would reset them, and their bytes are acknowledged. A socket that systemd has, too, must not
+    /// be deafened: it would be deaf for the next run as well. Its queue is emptied once; whoever comes
+    /// behind that waits for the next run.
     pub(super) fn quiet(&mut self) {
-        match &self.socket {
-            ListenSocket::Tcp(tcp) => {
+        match (&self.socket, self.keeper) {
+            (_, Keeper::Systemd) => self.last_calls = Some(LAST_CALLS),
+            (ListenSocket::Tcp(tcp), Keeper::Us) => {
                 // Where the kernel refuses, whoever comes between the last accept and the close is reset.
                 let _ = drop_all_packets(&SockRef::from(tcp));
             }
-            ListenSocket::Unix(_) => self.file = None,
+            (ListenSocket::Unix(_), Keeper::Us) => self.file = None,
         }
         self.may_accept = true;
     }

@@ -21,6 +21,7 @@ pub mod replay;
 mod resolve;
 pub mod router;
 mod stream;
+mod systemd;
 mod timer;
 mod turn;
 
@@ -212,10 +213,7 @@ impl Wakers {
 /// [`Error`]. Once the run has begun, trouble with a peer or an output is none: it becomes a
 /// [`Notice`] and shows in the [`Outcome`].
 pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
-    let mut bound: Vec<BoundSocket> = Vec::new();
-    for address in &config.listen {
-        bound.extend(listen::bind(address, config.keepalive, None).map_err(Error::Listen)?);
-    }
+    let bound = listen::bind_all(&config.listen, config.keepalive, None).map_err(Error::Listen)?;
     let recording = &config.recording;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;

@@ -68,7 +68,8 @@ const READS_A_TURN: usize = 2;
 /// [`Error`]. Trouble with the target is none.
 pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let recording = &config.recording;
-    let bound = super::listen::bind(&config.listen, config.keepalive, Some(UNSENT_MAX));
+    let addresses = std::slice::from_ref(&config.listen);
+    let bound = super::listen::bind_all(addresses, config.keepalive, Some(UNSENT_MAX));
     let bound = bound.map_err(Error::Listen)?;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;

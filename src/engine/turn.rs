@@ -21,6 +21,7 @@ use super::listen::Listener;
 use super::proxy::{Proxy, Relayed};
 use super::recorder::Recorder;
 use super::stream::{Read, Stream};
+use super::systemd::Supervisor;
 use super::{Error, Outcome, SIGNALS, WAKER, Wakers, system};
 use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
@@ -94,6 +95,7 @@ pub(super) struct Engine {
     pub(super) proxy: Option<Proxy>,
     /// It has been told to stop, and does.
     is_stopping: bool,
+    supervisor: Supervisor,
     pub(super) notify: Notify,
 }
 
@@ -128,6 +130,7 @@ impl Engine {
             devices: calls.devices,
             proxy: calls.proxy,
             is_stopping: false,
+            supervisor: Supervisor::from_env(),
             notify,
         })
     }
@@ -135,6 +138,7 @@ impl Engine {
     /// Captures until told to stop, until no output is left, or until there is nobody left to dial.
     pub(super) fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
+        self.tell_ready();
         loop {
             if let Some(outcome) = self.recorder.poll_outcome(self.door.has_unaccepted()) {
                 if self.recorder.is_finished() {
@@ -437,12 +441,22 @@ impl Engine {
         }
     }
 
+    fn tell_ready(&self) {
+        self.supervisor.tell_ready(&match self.door.names()[..] {
+            [] => "connecting to devices".to_owned(),
+            ref names => format!("listening on {}", names.join(", ")),
+        });
+    }
+
     /// From here on the kernel takes nothing more from anybody, and everything that it has taken is
     /// read.
     fn begin_drain(&mut self) {
-        self.notify.say(Notice::Stopping {
-            open: self.recorder.capture.totals().open,
-        });
+        let open = self.recorder.capture.totals().open;
+        self.notify.say(Notice::Stopping { open });
+        let status = format!("stopping: {open} connections to be read to their end");
+        let now_us = self.clock.now().elapsed_us;
+        let left = self.recorder.capture.shutdown.left(now_us);
+        self.supervisor.tell_stopping(&status, left);
         self.door.quiet();
         for slot in 0..self.conns.len() {
             self.retire(Slot(slot), CloseReason::Shutdown);

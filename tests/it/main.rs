@@ -32,6 +32,7 @@ mod rotation;
 mod shell;
 mod shutdown;
 mod stalls;
+mod systemd;
 mod talk;
 mod tape;
 mod targets;

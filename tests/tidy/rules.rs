@@ -55,7 +55,7 @@ pub(crate) const ROOMS: [(&str, &[&str]); 12] = [
 const ROOMLESS: [&str; 2] = ["src/lib.rs", "src/main.rs"];
 
 /// Names that only some places may speak, wherever in a path they stand, and those places.
-const HOMES: [(&[&str], &[&str]); 13] = [
+const HOMES: [(&[&str], &[&str]); 14] = [
     (&["serde_json"], &["src/codec/"]),
     (
         &["zstd"],
@@ -69,6 +69,7 @@ const HOMES: [(&[&str], &[&str]); 13] = [
     (&["socket2"], &["src/engine/"]),
     (&["signal_hook"], &["src/engine/"]),
     (&["signal_hook_mio"], &["src/engine/"]),
+    (&["sd_listen_fds"], &["src/engine/"]),
     (&["clap_complete"], &["src/cli/"]),
     // Addresses are values, and anybody's: `core::net` has them.
     (&["std", "net"], &["src/engine/"]),

@@ -16,7 +16,8 @@ pub struct Proxy {
     /// Where clients connect: PORT, HOST:PORT, [IPV6]:PORT or unix:PATH
     ///
     /// A port alone is every interface, IPv4 and IPv6. Port 0 lets the kernel choose; the line
-    /// `wiretape: listening on …` on standard error tells which.
+    /// `wiretape: listening on …` on standard error tells which. `systemd` takes the sockets that a .socket
+    /// unit hands over, `systemd:NAME` those of this name.
     #[arg(required = true, value_name = "ADDR", value_hint = ValueHint::Hostname)]
     pub address: Address,
 

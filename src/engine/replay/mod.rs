@@ -18,6 +18,7 @@ use super::dial::{self, DialId, Dialler};
 use super::feed::{End, Feed};
 use super::keepalive::Keepalive;
 use super::recorder::Recorder;
+use super::systemd::Supervisor;
 use super::timer::Timer;
 use super::{Error, Outcome, Recording, SIGNALS, WAKER, Wakers, start_record, system};
 use crate::capture::Slot;
@@ -140,6 +141,7 @@ pub fn replay(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         unconnected: None,
         failures: 0,
         is_stopped: false,
+        supervisor: Supervisor::from_env(),
         progress_us: config.is_watched.then_some(0),
         size: size.map(|size| size.saturating_mul(config.times)),
         config,
@@ -207,6 +209,7 @@ struct Playback<'a> {
     failures: u64,
     /// It was told to stop before all was played.
     is_stopped: bool,
+    supervisor: Supervisor,
     /// When to tell again how far it has come.
     progress_us: Option<u64>,
     size: Option<u64>,
@@ -216,6 +219,9 @@ struct Playback<'a> {
 impl Playback<'_> {
     fn run(mut self) -> Result<Outcome, Error> {
         let mut events = Events::with_capacity(EVENTS);
+        let target = &self.config.target;
+        self.supervisor
+            .tell_ready(&format!("replaying to {target}"));
         let outcome = loop {
             self.play();
             self.tell_progress();
@@ -400,13 +406,17 @@ impl Playback<'_> {
                     self.notify.say(Notice::Progress(self.progress()));
                 }
                 _ => {
+                    let now_us = self.clock.now().elapsed_us;
                     let shutdown = &mut self.recorder.capture.shutdown;
-                    if shutdown.phase() == Phase::Running {
+                    let was_running = shutdown.phase() == Phase::Running;
+                    shutdown.handle_stop(now_us);
+                    if was_running {
+                        let left = shutdown.left(now_us);
+                        self.supervisor.tell_stopping("stopping", left);
                         let active = self.player.active();
                         self.notify.say(Notice::StoppingReplay { active });
                         self.is_stopped |= !self.player.is_done();
                     }
-                    shutdown.handle_stop(self.clock.now().elapsed_us);
                     self.player.handle_stop(self.now_us());
                 }
             }
