@@ -15,8 +15,9 @@ use slab::Slab;
 use socket2::SockRef;
 
 use super::address::{Address, shown};
+use super::bind::{FileId, file_id};
 use super::keepalive::Keepalive;
-use super::listen::{FileId, Listener, file_id};
+use super::listen::Listener;
 use super::resolve::Resolver;
 use super::stream::{Socket, Stream};
 use crate::dial::race::{Race, alternate};

@@ -1,11 +1,7 @@
-//! Listening sockets: bound, accepted from, brought to rest.
+//! Listening sockets: accepted from, brought to rest.
 
-use std::fmt;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,15 +10,11 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Interest, Registry, Token};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+use socket2::{SockRef, Socket};
 
-use super::address::{Address, shown};
-use super::keepalive::Keepalive;
+use super::address::shown;
+use super::bind::{BACKLOG, FileId, Keeper, SocketFile, file_id};
 use super::stream::{self, Stream, drop_all_packets, is_ready};
-use super::systemd::Handed;
-
-/// Peers that may wait to be accepted. The kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 
 /// Peers that are accepted at the end of a run where the kernel goes on to let others in: whoever comes as fast
 /// as they are accepted must not keep a run from ending. Twice the longest queue.
@@ -30,353 +22,6 @@ const LAST_CALLS: usize = 2 * BACKLOG as usize;
 
 /// Errors one behind the other, each of which could be one peer's, until it is plain that they are not.
 const ABORTED_IN_A_ROW: u32 = 256;
-
-/// Why an address could not be listened on.
-#[derive(Debug)]
-pub struct ListenError {
-    address: String,
-    error: io::Error,
-    step: Step,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    Resolve,
-    Bind,
-}
-
-impl fmt::Display for ListenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let cause = crate::notice::describe(&self.error);
-        let (address, hint) = (&self.address, self.hint());
-        match self.step {
-            Step::Resolve => write!(f, "cannot resolve {address}: {cause}"),
-            Step::Bind => write!(f, "cannot listen on {address}: {cause}{hint}"),
-        }
-    }
-}
-
-impl ListenError {
-    fn hint(&self) -> &'static str {
-        match self.error.kind() {
-            io::ErrorKind::AddrInUse if self.address.starts_with("unix:") => {
-                " (somebody listens there, or the file is no socket)"
-            }
-            io::ErrorKind::AddrInUse => " (another program listens there; port 0 takes a free one)",
-            io::ErrorKind::PermissionDenied if self.address.starts_with("unix:") => {
-                " (the folder must be writable)"
-            }
-            io::ErrorKind::PermissionDenied => " (ports below 1024 need privileges)",
-            io::ErrorKind::AddrNotAvailable => " (no interface of this machine has it)",
-            _ => "",
-        }
-    }
-}
-
-impl std::error::Error for ListenError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.error)
-    }
-}
-
-/// A socket that is bound but does not listen yet: nobody can connect before the outputs are open.
-#[derive(Debug)]
-pub(super) struct BoundSocket {
-    socket: Socket,
-    name: String,
-    file: Option<SocketFile>,
-    keeper: Keeper,
-}
-
-/// Who has a listening socket open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Keeper {
-    /// This process alone.
-    Us,
-    /// systemd, too. The socket, and who waits in its queue, outlive the run; so does every option that is
-    /// set on it.
-    Systemd,
-}
-
-/// The file of a Unix socket, removed when the socket is done with.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    /// Another program may have put its own in that place.
-    id: Option<FileId>,
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            id: file_id(path),
-        }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if self.id.is_some() && self.id == file_id(&self.path) {
-            // Somebody may remove it at this moment, which is as well.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Device and inode.
-pub(super) type FileId = (u64, u64);
-
-pub(super) fn file_id(path: &Path) -> Option<FileId> {
-    let metadata = fs::symlink_metadata(path).ok()?;
-    Some((metadata.dev(), metadata.ino()))
-}
-
-/// Binds every socket that these addresses stand for, or takes it over from systemd.
-pub(super) fn bind_all(
-    addresses: &[Address],
-    keepalive: Keepalive,
-    unsent_max: Option<u32>,
-) -> Result<Vec<BoundSocket>, ListenError> {
-    let error = |address: String| {
-        move |error| ListenError {
-            address,
-            error,
-            step: Step::Bind,
-        }
-    };
-    let mut handed = Handed::take().map_err(error("systemd".to_owned()))?;
-    let mut bound = Vec::new();
-    for address in addresses {
-        match address {
-            Address::Systemd(name) => {
-                let claimed = handed.claim(name.as_deref());
-                for socket in claimed.map_err(error(address.to_string()))? {
-                    let socket = take_over(socket, keepalive, unsent_max);
-                    bound.push(socket.map_err(error(address.to_string()))?);
-                }
-            }
-            _ => bound.extend(bind(address, keepalive, unsent_max)?),
-        }
-    }
-    match handed.unclaimed() {
-        None => Ok(bound),
-        Some(name) => {
-            let why = "it was handed over, and no address on the command line means it";
-            let error = error(format!("systemd:{name}"));
-            Err(error(io::Error::new(io::ErrorKind::InvalidInput, why)))
-        }
-    }
-}
-
-/// Binds every socket that `address` stands for: a name may have several addresses.
-fn bind(
-    address: &Address,
-    keepalive: Keepalive,
-    unsent_max: Option<u32>,
-) -> Result<Vec<BoundSocket>, ListenError> {
-    let error = |name: String, step| {
-        move |error| ListenError {
-            address: name,
-            error,
-            step,
-        }
-    };
-    if let Address::Unix(path) = address {
-        let bound = bind_unix(path).map_err(error(address.to_string(), Step::Bind))?;
-        return Ok(vec![bound]);
-    }
-    let mut addresses = address
-        .resolve()
-        .map_err(error(address.to_string(), Step::Resolve))?;
-    if let Address::AnyInterface(_) = address {
-        // The IPv6 wildcard takes IPv4 peers as well, if there is IPv6 at all.
-        let [dual_stack, ipv4] = addresses[..] else {
-            unreachable!("every interface is the two wildcards");
-        };
-        let result = match bind_tcp(dual_stack, keepalive, unsent_max) {
-            Err(error) if lacks_ipv6(&error) => bind_tcp(ipv4, keepalive, unsent_max),
-            result => result,
-        };
-        let bound = result.map_err(error(address.to_string(), Step::Bind))?;
-        return Ok(vec![bound]);
-    }
-    let mut sockets: Vec<BoundSocket> = Vec::new();
-    for address in &mut addresses {
-        // With port 0 the kernel chooses once, and the other addresses of the name follow.
-        if let (0, Some(first)) = (address.port(), sockets.first()) {
-            address.set_port(first.port());
-        }
-        let bound = bind_tcp(*address, keepalive, unsent_max);
-        sockets.push(bound.map_err(error(address.to_string(), Step::Bind))?);
-    }
-    Ok(sockets)
-}
-
-fn lacks_ipv6(error: &io::Error) -> bool {
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)
-    )
-}
-
-fn bind_tcp(
-    address: SocketAddr,
-    keepalive: Keepalive,
-    unsent_max: Option<u32>,
-) -> io::Result<BoundSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        None,
-    )?;
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    // A restart must not wait for the last run's connections to leave TIME_WAIT.
-    socket.set_reuse_address(true)?;
-    set_tcp_options(&socket, keepalive, unsent_max)?;
-    socket.bind(&address.into())?;
-    let local = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(BoundSocket {
-        socket,
-        name: local.to_string(),
-        file: None,
-        keeper: Keeper::Us,
-    })
-}
-
-/// Accepted sockets inherit all options of their listener, at no call each.
-fn set_tcp_options(
-    socket: &Socket,
-    keepalive: Keepalive,
-    unsent_max: Option<u32>,
-) -> io::Result<()> {
-    keepalive.apply(&SockRef::from(socket))?;
-    // What goes to a peer goes at once.
-    socket.set_tcp_nodelay(true)?;
-    if let Some(unsent_max) = unsent_max {
-        let _ = socket.set_tcp_notsent_lowat(unsent_max);
-    }
-    // Urgent data are bytes like all others; the kernel would else leave one out of the stream.
-    socket.set_out_of_band_inline(true)
-}
-
-/// Takes over a socket that systemd listens on.
-fn take_over(
-    socket: OwnedFd,
-    keepalive: Keepalive,
-    unsent_max: Option<u32>,
-) -> io::Result<BoundSocket> {
-    let socket = Socket::from(socket);
-    let local = socket.local_addr()?;
-    let is_known = local.is_unix() || local.as_socket().is_some();
-    if !is_known || socket.r#type()? != Type::STREAM || !socket.is_listener()? {
-        let why =
-            "what was handed over is no stream socket that listens (ListenStream=, Accept=no)";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
-    }
-    socket.set_nonblocking(true)?;
-    let name = match local.as_socket() {
-        Some(address) => {
-            if keepalive == Keepalive(None) {
-                // The unit may have set it, or an earlier run.
-                socket.set_keepalive(false)?;
-            }
-            set_tcp_options(&socket, keepalive, unsent_max)?;
-            address.to_string()
-        }
-        None => unix_name(&local),
-    };
-    Ok(BoundSocket {
-        socket,
-        name,
-        file: None,
-        keeper: Keeper::Systemd,
-    })
-}
-
-fn unix_name(address: &SockAddr) -> String {
-    match (address.as_pathname(), address.as_abstract_namespace()) {
-        (Some(path), _) => format!("unix:{}", path.display()),
-        (None, Some(name)) => format!("unix:@{}", String::from_utf8_lossy(name)),
-        (None, None) => "unix:".to_owned(),
-    }
-}
-
-fn bind_unix(path: &Path) -> io::Result<BoundSocket> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
-    let address = SockAddr::unix(path)?;
-    let result = match socket.bind(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path)? => {
-            fs::remove_file(path)?;
-            socket.bind(&address)
-        }
-        result => result,
-    };
-    result?;
-    Ok(BoundSocket {
-        socket,
-        name: format!("unix:{}", path.display()),
-        file: Some(SocketFile::new(path)),
-        keeper: Keeper::Us,
-    })
-}
-
-/// Whether the file is a socket that no process has open: a run that was killed left it.
-fn is_abandoned(path: &Path) -> io::Result<bool> {
-    let is_socket = fs::symlink_metadata(path)?.file_type().is_socket();
-    // A datagram socket cannot be connected to a stream socket, so this never disturbs one that
-    // lives: the kernel says EPROTOTYPE there, and ECONNREFUSED where there is none (unix(7)).
-    let probe = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    let is_refused = probe
-        .connect(&SockAddr::unix(path)?)
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    Ok(is_socket && is_refused)
-}
-
-impl BoundSocket {
-    fn port(&self) -> u16 {
-        let local = self.socket.local_addr().ok();
-        local
-            .and_then(|local| local.as_socket())
-            .map_or(0, |local| local.port())
-    }
-
-    /// What it is called: with the port that the kernel gave.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Begins to listen.
-    pub(super) fn listen(self) -> Result<Listener, ListenError> {
-        let error = |name: &str| {
-            let address = name.to_owned();
-            move |error| ListenError {
-                address,
-                error,
-                step: Step::Bind,
-            }
-        };
-        if self.keeper == Keeper::Us {
-            (self.socket.listen(BACKLOG)).map_err(error(&self.name))?;
-        }
-        let local = self.socket.local_addr().map_err(error(&self.name))?;
-        let socket = match local.is_unix() {
-            true => ListenSocket::Unix(UnixListener::from_std(self.socket.into())),
-            false => ListenSocket::Tcp(TcpListener::from_std(self.socket.into())),
-        };
-        Ok(Listener {
-            socket,
-            name: self.name.into(),
-            file: self.file,
-            keeper: self.keeper,
-            may_accept: false,
-            last_calls: None,
-            aborted: 0,
-        })
-    }
-}
 
 #[derive(Debug)]
 enum ListenSocket {
@@ -461,6 +106,28 @@ impl Accepted {
 }
 
 impl Listener {
+    /// Of a socket that listens.
+    pub(super) fn new(
+        socket: Socket,
+        name: String,
+        file: Option<SocketFile>,
+        keeper: Keeper,
+    ) -> io::Result<Self> {
+        let socket = match socket.local_addr()?.is_unix() {
+            true => ListenSocket::Unix(UnixListener::from_std(socket.into())),
+            false => ListenSocket::Tcp(TcpListener::from_std(socket.into())),
+        };
+        Ok(Self {
+            socket,
+            name: name.into(),
+            file,
+            keeper,
+            may_accept: false,
+            last_calls: None,
+            aborted: 0,
+        })
+    }
+
     pub(super) fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         match &mut self.socket {
             ListenSocket::Tcp(tcp) => tcp.register(registry, token, Interest::READABLE),
@@ -534,7 +201,7 @@ impl Listener {
     pub(super) fn file(&self) -> Option<FileId> {
         match (&self.socket, &self.file) {
             (ListenSocket::Tcp(_), _) => None,
-            (ListenSocket::Unix(_), Some(file)) => file.id,
+            (ListenSocket::Unix(_), Some(file)) => file.id(),
             (ListenSocket::Unix(unix), None) => file_id(unix.local_addr().ok()?.as_pathname()?),
         }
     }

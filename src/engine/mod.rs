@@ -8,6 +8,7 @@
 
 mod accept;
 pub mod address;
+mod bind;
 mod clock;
 pub mod devices;
 pub mod dial;
@@ -44,11 +45,12 @@ use crate::output::{self, OutputSpec};
 use crate::record::doorbell::Doorbell;
 use crate::record::{RunId, Start};
 use address::Address;
+pub use bind::ListenError;
+use bind::{BoundSocket, TcpOptions, bind_all};
 use devices::Devices;
 pub use dial::ResolveError;
 use keepalive::Keepalive;
-pub use listen::ListenError;
-use listen::{BoundSocket, Listener};
+use listen::Listener;
 use recorder::Recorder;
 use turn::{Calls, Engine};
 
@@ -213,7 +215,11 @@ impl Wakers {
 /// [`Error`]. Once the run has begun, trouble with a peer or an output is none: it becomes a
 /// [`Notice`] and shows in the [`Outcome`].
 pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
-    let bound = listen::bind_all(&config.listen, config.keepalive, None).map_err(Error::Listen)?;
+    let options = TcpOptions {
+        keepalive: config.keepalive,
+        unsent_max: None,
+    };
+    let bound = bind_all(&config.listen, options).map_err(Error::Listen)?;
     let recording = &config.recording;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;

@@ -4,11 +4,13 @@
 //! records them and written on from there, so that they wait for nothing and nobody.
 
 use std::io::{self, IoSlice};
+use std::slice;
 use std::time::Duration;
 
 use mio::event::Event;
 
 use super::address::Address;
+use super::bind::{TcpOptions, bind_all};
 use super::dial::{self, DialId};
 use super::keepalive::Keepalive;
 use super::recorder::Recorder;
@@ -68,9 +70,12 @@ const READS_A_TURN: usize = 2;
 /// [`Error`]. Trouble with the target is none.
 pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let recording = &config.recording;
-    let addresses = std::slice::from_ref(&config.listen);
-    let bound = super::listen::bind_all(addresses, config.keepalive, Some(UNSENT_MAX));
-    let bound = bound.map_err(Error::Listen)?;
+    let options = TcpOptions {
+        keepalive: config.keepalive,
+        unsent_max: Some(UNSENT_MAX),
+    };
+    let addresses = slice::from_ref(&config.listen);
+    let bound = bind_all(addresses, options).map_err(Error::Listen)?;
     let opened =
         output::open_all(&recording.outputs, &recording.output_options).map_err(Error::Output)?;
     let mut wakers = Wakers::new()?;

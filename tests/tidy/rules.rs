@@ -77,14 +77,14 @@ const HOMES: [(&[&str], &[&str]); 14] = [
     // The clocks: their types may be converted anywhere, but read in one place.
     (&["Instant", "now"], &["src/engine/"]),
     (&["SystemTime", "now"], &["src/engine/"]),
-    // The engine's one file is the socket that it listens on.
+    // The engine's one file is the socket that it binds.
     (
         &["std", "fs"],
         &[
             "src/input/",
             "src/output/",
             "src/cli/",
-            "src/engine/listen.rs",
+            "src/engine/bind.rs",
         ],
     ),
 ];
@@ -454,7 +454,7 @@ fn a_name_at_home_is_none() {
         "SystemTime::now(); Instant::now()",
         &[],
     );
-    check(rule, "src/engine/listen.rs", "use std::fs;", &[]);
+    check(rule, "src/engine/bind.rs", "use std::fs;", &[]);
     check(
         rule,
         "src/record/time.rs",
