@@ -1,8 +1,8 @@
 //! What systemd hands over and is told. The test plays systemd; one lets a program of systemd's do it.
 
 use std::fs;
-use std::io::Write;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
@@ -175,10 +175,16 @@ fn a_proxy_takes_a_socket_that_is_handed_over() {
     let (systemd, address) = listener();
     let (target, at) = listener();
     let tape = start(systemd, &["proxy", "systemd", &at]);
-    let client = sent(&address, b"question");
-    let (answering, _) = target.accept().expect("it is dialled");
-    end(client);
+    let mut client = sent(&address, b"question");
+    let (mut answering, _) = target.accept().expect("it is dialled");
+    (client.shutdown(Shutdown::Write)).expect("it is open");
+    let mut asked = Vec::new();
+    answering
+        .read_to_end(&mut asked)
+        .expect("the end is passed on");
+    assert_eq!(asked, b"question");
     drop(answering);
+    assert_eq!(client.read(&mut [0]).expect("an orderly end"), 0);
     assert_eq!(heard(&tape.stop()), [b"question"]);
 }
 
