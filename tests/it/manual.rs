@@ -226,7 +226,7 @@ fn check_example(name: &str, line: &str) -> usize {
 }
 
 #[test]
-fn the_examples_of_the_readme_can_be_typed() {
+fn the_examples_of_the_readme_and_the_units_can_be_typed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = fs::read_to_string(folder.join("README.md")).expect("it is there");
     let blocks = readme.split("\n```").skip(1).step_by(2);
@@ -236,6 +236,19 @@ fn the_examples_of_the_readme_can_be_typed() {
         .map(|(_, script)| check_script("README.md", script))
         .sum();
     assert!(typed > 0);
+    let unit = fs::read_to_string(folder.join("packaging/wiretape@.service"));
+    let unit = unit.expect("it is there");
+    // What it does, and what it says that it may be made to do.
+    let mut starts = 0;
+    for line in unit
+        .lines()
+        .filter_map(|line| line.split_once("ExecStart=/usr/bin/"))
+    {
+        // The file with options adds some.
+        let command = line.1.replace(" $OPTIONS", " --rotate 100MiB --keep 10");
+        starts += check_script("wiretape@.service", &command);
+    }
+    assert_eq!(starts, 2);
 }
 
 /// The script for a shell, which must be free of errors in its grammar.
@@ -320,11 +333,10 @@ fn zsh_knows_every_subcommand_and_option() {
         let (_, part) = part.unwrap_or_else(|| panic!("no {name}"));
         let part = part.split("\n;;").next().unwrap_or_default();
         for flag in all_flags(&subcommand) {
-            let shown = ["'", "'*"].map(|before| format!("{before}{flag}"));
-            assert!(
-                shown.iter().any(|shown| part.contains(shown)),
-                "{name} {flag}"
-            );
+            // In front of it may stand what it excludes, behind it how its value is joined.
+            let shown = ["[", "+[", "=["].map(|behind| format!("{flag}{behind}"));
+            let is_shown = shown.iter().any(|shown| part.contains(shown));
+            assert!(is_shown, "{name} {flag}");
         }
     }
 }
