@@ -40,7 +40,7 @@ use signal_hook_mio::v1_0::Signals;
 use crate::capture;
 use crate::codec::ndjson::ReadError;
 use crate::input;
-use crate::notice::{Notice, Notify, describe};
+use crate::notice::{Notify, describe};
 use crate::output::{self, OutputSpec};
 use crate::record::doorbell::Doorbell;
 use crate::record::{RunId, Start};
@@ -213,7 +213,7 @@ impl Wakers {
 ///
 /// # Errors
 /// [`Error`]. Once the run has begun, trouble with a peer or an output is none: it becomes a
-/// [`Notice`] and shows in the [`Outcome`].
+/// [`Notice`](crate::notice::Notice) and shows in the [`Outcome`].
 pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let options = TcpOptions {
         keepalive: config.keepalive,
@@ -226,11 +226,8 @@ pub fn listen(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let mut wakers = Wakers::new()?;
     wakers.watch_signals()?;
     let (listeners, names) = listen_all(bound, &wakers)?;
-    let start = start_record("listen", names.clone(), Vec::new())?;
+    let start = start_record("listen", names, Vec::new())?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
-    for name in names {
-        notify.say(Notice::Listening(name));
-    }
     let calls = Calls {
         options: dial::Options {
             timeout: Duration::ZERO,

@@ -82,11 +82,8 @@ pub fn proxy(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     wakers.watch_signals()?;
     let (listeners, names) = listen_all(bound, &wakers)?;
     let target = config.target.to_string();
-    let start = start_record("proxy", names.clone(), vec![target.clone()])?;
+    let start = start_record("proxy", names, vec![target.clone()])?;
     let recorder = Recorder::start(recording, opened, &wakers.doorbell, start, notify)?;
-    for name in names {
-        notify.say(Notice::Listening(name));
-    }
     let calls = Calls {
         options: config.dial,
         devices: super::devices::Devices::default(),

@@ -441,10 +441,15 @@ impl Engine {
         }
     }
 
+    /// Nothing can go wrong any more: whoever waits for that may come.
     fn tell_ready(&self) {
-        self.supervisor.tell_ready(&match self.door.names()[..] {
+        let names = self.door.names();
+        for &name in &names {
+            self.notify.say(Notice::Listening(name.to_owned()));
+        }
+        self.supervisor.tell_ready(&match names[..] {
             [] => "connecting to devices".to_owned(),
-            ref names => format!("listening on {}", names.join(", ")),
+            _ => format!("listening on {}", names.join(", ")),
         });
     }
 
