@@ -15,13 +15,13 @@ use wiretape::cli::WantedOutput;
 use wiretape::codec::Format;
 use wiretape::output::PlaceSpec;
 use wiretape::output::template::{Template, Values};
-use wiretape::record::{ConnId, Endpoints, RunId, WallTime};
+use wiretape::record::{ConnId, Direction, Endpoints, RunId, WallTime};
 
 const FORMATS: [(&str, Format); 4] = [
     ("text", Format::Text),
     ("hex", Format::Hex),
     ("json", Format::Json),
-    ("raw", Format::Raw),
+    ("raw", Format::Raw(Direction::In)),
 ];
 
 /// Bytes of a file name at most, on every file system of Linux (`NAME_MAX` of limits.h).

@@ -28,7 +28,7 @@ fuzz_target!(|records: Records| {
             match format {
                 Format::Text => assert!(plain.matches('\n').count() <= 1),
                 Format::Json => assert_eq!(plain.matches('\n').count(), 1),
-                Format::Hex | Format::Raw => {}
+                Format::Hex | Format::Raw(_) => {}
             }
             assert_eq!(without_colors(&colored), plain);
         }

@@ -11,6 +11,7 @@ use crate::codec::Format;
 use crate::output::options::{Compression, OnStall, Options, Retention, Rotation};
 use crate::output::template::Template;
 use crate::output::{Color, OutputSpec, PlaceSpec, RawToTerminal};
+use crate::record::Direction;
 
 /// <https://no-color.org>: set and not empty.
 fn environment_allows_color() -> bool {
@@ -146,7 +147,7 @@ impl FromStr for WantedOutput {
             match extension.to_string_lossy().to_ascii_lowercase().as_str() {
                 "ndjson" | "jsonl" | "json" => Format::Json,
                 "txt" | "log" => Format::Text,
-                _ => Format::Raw,
+                _ => Format::Raw(Direction::In),
             },
         );
         Ok(Self {
@@ -322,7 +323,7 @@ mod tests {
         check("", &[(Format::Text, STDOUT)]);
         check("-o -", &[(Format::Text, STDOUT)]);
         check("--json", &[(Format::Json, STDOUT)]);
-        check("--raw", &[(Format::Raw, STDOUT)]);
+        check("--raw", &[(Format::Raw(Direction::In), STDOUT)]);
         check(
             "--hex -o a.ndjson",
             &[(Format::Json, "a.ndjson"), (Format::Hex, STDOUT)],
@@ -333,15 +334,15 @@ mod tests {
             ("a.JSON", Format::Json),
             ("a.txt", Format::Text),
             ("a.log", Format::Text),
-            ("a.bin", Format::Raw),
-            ("a", Format::Raw),
+            ("a.bin", Format::Raw(Direction::In)),
+            ("a", Format::Raw(Direction::In)),
             ("./text:a.json", Format::Json),
             ("/x/a:b.log", Format::Text),
         ] {
             check(&format!("-o {path}"), &[(format, path)]);
         }
         check("-o hex:a.json", &[(Format::Hex, "a.json")]);
-        check("-o raw:json:a", &[(Format::Raw, "json:a")]);
+        check("-o raw:json:a", &[(Format::Raw(Direction::In), "json:a")]);
     }
 
     fn check_error(line: &str, expected: &str) {
@@ -375,7 +376,11 @@ mod tests {
         for (path, format, compression) in [
             ("a.ndjson.zst", Format::Json, Some(Compression::Zstd)),
             ("a.log.GZ", Format::Text, Some(Compression::Gzip)),
-            ("{conn}.zst", Format::Raw, Some(Compression::Zstd)),
+            (
+                "{conn}.zst",
+                Format::Raw(Direction::In),
+                Some(Compression::Zstd),
+            ),
             ("a.zst.ndjson", Format::Json, None),
         ] {
             let specs = planned(&format!("-o {path}")).expect("it makes sense");

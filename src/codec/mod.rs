@@ -30,8 +30,8 @@ pub enum Format {
     Hex,
     /// The capture format, one JSON object a line.
     Json,
-    /// The bytes that came, and nothing else.
-    Raw,
+    /// The bytes that went this way, and nothing else.
+    Raw(Direction),
 }
 
 impl FromStr for Format {
@@ -42,7 +42,7 @@ impl FromStr for Format {
             "text" => Ok(Self::Text),
             "hex" => Ok(Self::Hex),
             "json" => Ok(Self::Json),
-            "raw" => Ok(Self::Raw),
+            "raw" => Ok(Self::Raw(Direction::In)),
             _ => Err(UnknownFormat),
         }
     }
@@ -72,8 +72,8 @@ pub enum Encoder {
     Hex(hex::HexEncoder),
     /// [`Format::Json`].
     Json(ndjson::Encoder),
-    /// [`Format::Raw`], which keeps nothing but what peers sent.
-    Raw,
+    /// [`Format::Raw`].
+    Raw(Direction),
 }
 
 impl Encoder {
@@ -83,7 +83,7 @@ impl Encoder {
             Format::Text => Self::Text(text::TextEncoder::new(audience)),
             Format::Hex => Self::Hex(hex::HexEncoder::new(audience)),
             Format::Json => Self::Json(ndjson::Encoder::new(audience)),
-            Format::Raw => Self::Raw,
+            Format::Raw(direction) => Self::Raw(direction),
         }
     }
 
@@ -93,16 +93,20 @@ impl Encoder {
             Self::Text(encoder) => encoder.encode(record, out),
             Self::Hex(encoder) => encoder.encode(record, out),
             Self::Json(encoder) => encoder.encode(record, out),
-            Self::Raw => {
-                if let Event::Data {
-                    direction: Direction::In,
-                    payload,
-                    ..
-                } = &record.event
-                {
-                    out.extend_from_slice(payload);
-                }
-            }
+            Self::Raw(_) => out.extend_from_slice(self.raw_bytes(record).unwrap_or_default()),
+        }
+    }
+
+    /// The bytes of `record` that [`Format::Raw`] keeps, as they lie there.
+    pub fn raw_bytes<'a>(&self, record: &'a Record<'_>) -> Option<&'a [u8]> {
+        match (self, &record.event) {
+            (
+                Self::Raw(kept),
+                Event::Data {
+                    direction, payload, ..
+                },
+            ) if kept == direction => Some(payload),
+            _ => None,
         }
     }
 }

@@ -24,7 +24,7 @@ use super::segment::SegmentNames;
 use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
 use crate::notice::{NOTICE_INTERVAL_US, Notice, Patience};
 use crate::record::time::{WallTime, micros};
-use crate::record::{ConnId, Direction, EndReason, Event, Record, Timestamp};
+use crate::record::{ConnId, EndReason, Event, Record, Timestamp};
 
 /// Bytes kept free in a segment for its `end`: the longest has 126.
 const END_SIZE: u64 = 160;
@@ -157,16 +157,8 @@ impl LiveFile {
             time: record.time,
             seq: record.seq,
         };
-        if let (
-            true,
-            Event::Data {
-                direction: Direction::In,
-                payload,
-                ..
-            },
-        ) = (outlet.scribe.is_raw(), &record.event)
-        {
-            self.bytes(payload, at, outlet);
+        if let Some(bytes) = outlet.scribe.raw_bytes(record) {
+            self.bytes(bytes, at, outlet);
             outlet.scribe.pass(record.seq + 1);
             return;
         }

@@ -269,6 +269,18 @@ impl ManyFiles {
         }
     }
 
+    /// Whether what a file has is a part of the run's records.
+    pub(super) fn holds_parts(&self) -> bool {
+        self.template.needs_connection()
+    }
+
+    /// Nothing more comes of the run, be it over or not.
+    pub(super) fn leave_run(&mut self, at: Moment, outlet: &mut Outlet) {
+        self.close_all(at, &EndReason::Rotated, Next::Rests, outlet);
+        self.paths.clear();
+        self.page = None;
+    }
+
     fn close_all(&mut self, at: Moment, reason: &EndReason, next: Next, outlet: &mut Outlet) {
         let mut paths: Vec<_> = self.open.keys().cloned().collect();
         paths.sort();

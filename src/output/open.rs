@@ -20,8 +20,10 @@ use super::pipe::Pipe;
 use super::queue::Queue;
 use super::segment::{LAST_NUMBER, SegmentNames};
 use super::sink::Sink;
+use super::target::Target;
 use super::template::Template;
-use super::worker::{Target, Worker};
+use super::worker::Worker;
+use super::writer::Writer;
 use super::{Color, OpenError, Output, OutputSpec, PlaceSpec, RawToTerminal};
 use crate::codec::{Audience, Encoder, Format};
 use crate::notice::Notify;
@@ -97,7 +99,7 @@ impl OpenOutput {
         };
         let place = place.map_err(|error| OpenError::Io(PathBuf::from(&name), error))?;
         let is_terminal = place.is_terminal();
-        let is_raw = spec.format == Format::Raw;
+        let is_raw = matches!(spec.format, Format::Raw(_));
         if is_raw && is_terminal && spec.raw_to_terminal == RawToTerminal::Refused {
             return Err(OpenError::RawToTerminal(name));
         }
@@ -135,6 +137,34 @@ impl OpenOutput {
     /// The kernel would not start a thread, or no folder be made.
     pub fn run(self, share: usize, surroundings: &Surroundings) -> io::Result<Output> {
         let share = self.may_miss().then_some(share);
+        let name = self.name.clone();
+        let (mut outlet, found) = self.prepare(share, surroundings)?;
+        let queue = Arc::clone(&outlet.queue);
+        std::thread::Builder::new()
+            .name("output".to_owned())
+            .spawn(move || {
+                let target = found.into_target(&mut outlet);
+                Worker::new(outlet, target).run();
+            })?;
+        let notify = surroundings.notify.clone();
+        Ok(Output::new(name, queue, notify))
+    }
+
+    /// Has it written to by whoever calls, without a thread.
+    ///
+    /// # Errors
+    /// No folder can be made.
+    pub fn write(self, surroundings: &Surroundings) -> io::Result<Writer> {
+        let (mut outlet, found) = self.prepare(None, surroundings)?;
+        let target = found.into_target(&mut outlet);
+        Ok(Writer::new(outlet, target))
+    }
+
+    fn prepare(
+        self,
+        share: Option<usize>,
+        surroundings: &Surroundings,
+    ) -> io::Result<(Outlet, Found)> {
         let Surroundings {
             start,
             options,
@@ -192,13 +222,8 @@ impl OpenOutput {
             next_number,
             retry: RETRY,
         };
-        let place = self.place;
-        let run = place.into_worker(outlet)?;
-        std::thread::Builder::new()
-            .name("output".to_owned())
-            .spawn(run)?;
-        let notify = surroundings.notify.clone();
-        Ok(Output::new(self.name, queue, notify))
+        let found = self.place.into_found(&outlet)?;
+        Ok((outlet, found))
     }
 }
 
@@ -243,15 +268,9 @@ impl Place {
         }
     }
 
-    /// The work of the output's thread. The file may be old, and what is to be done with it then is
-    /// done there.
-    fn into_worker(self, mut outlet: Outlet) -> io::Result<impl FnOnce() + Send> {
-        enum Found {
-            Pipe(Sink),
-            File(Location, Sink),
-            Many(Template),
-        }
-        let found = match self {
+    /// What is written to, as far as nothing has to be waited for.
+    fn into_found(self, outlet: &Outlet) -> io::Result<Found> {
+        Ok(match self {
             Self::Stdout(file) => Found::Pipe(outlet.sink(Box::new(file))?),
             Self::File(mut first) => {
                 first.is_unused = false;
@@ -271,18 +290,29 @@ impl Place {
                 make_folder(template.folder())?;
                 Found::Many(template)
             }
-        };
-        Ok(move || {
-            let target = match found {
-                Found::Pipe(sink) => Target::Pipe(Pipe::new(sink, &outlet)),
-                Found::File(location, sink) => {
-                    let live = LiveFile::new(location, sink, None, &mut outlet);
-                    Target::File(Box::new(live))
-                }
-                Found::Many(template) => Target::Many(ManyFiles::new(template)),
-            };
-            Worker::new(outlet, target).run();
         })
+    }
+}
+
+/// What is written to, before it was looked at.
+#[derive(Debug)]
+enum Found {
+    Pipe(Sink),
+    File(Location, Sink),
+    Many(Template),
+}
+
+impl Found {
+    /// The file may be old, and what is to be done with it then is done here, however long it takes.
+    fn into_target(self, outlet: &mut Outlet) -> Target {
+        match self {
+            Self::Pipe(sink) => Target::Pipe(Pipe::new(sink, outlet)),
+            Self::File(location, sink) => {
+                let live = LiveFile::new(location, sink, None, outlet);
+                Target::File(Box::new(live))
+            }
+            Self::Many(template) => Target::Many(ManyFiles::new(template)),
+        }
     }
 }
 

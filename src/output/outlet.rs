@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::State;
 use super::compress::Packer;
 use super::disk::{Disk, DiskFile, Location};
 use super::housekeeping::Housekeeper;
@@ -16,7 +17,7 @@ use super::sink::Sink;
 use crate::codec::Encoder;
 use crate::notice::{Notice, Notify};
 use crate::record::time::Clock;
-use crate::record::{ConnId, EndReason, Event, GapReason, Record, Start, Timestamp};
+use crate::record::{ConnId, Direction, EndReason, Event, GapReason, Record, Start, Timestamp};
 
 /// One output's.
 #[derive(Debug)]
@@ -61,6 +62,23 @@ impl Outlet {
         Ok(Sink::new(file, packer))
     }
 
+    /// Nothing more is written, with this result: said, where somebody is to know.
+    pub(super) fn end(&self, result: io::Result<()>) {
+        let output = self.name();
+        let state = match result {
+            Ok(()) => State::Finished,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.say(Notice::OutputClosed { output });
+                State::Closed
+            }
+            Err(error) => {
+                self.say(Notice::OutputFailed { output, error });
+                State::Failed
+            }
+        };
+        self.queue.end(state);
+    }
+
     /// Waits a little, with all that is queued still to be done.
     pub(super) fn rest(&self) {
         self.queue.rest(self.retry);
@@ -88,12 +106,32 @@ impl Scribe {
         }
     }
 
+    /// Another run begins, and with it the numbers of its segments and records.
+    pub(super) fn adopt(&mut self, start: Arc<Start>) {
+        self.start = start;
+        self.segment = 0;
+        self.next_seq = 0;
+    }
+
     pub(super) fn start(&self) -> &Start {
         &self.start
     }
 
     pub(super) fn is_raw(&self) -> bool {
-        matches!(self.encoder, Encoder::Raw)
+        self.raw().is_some()
+    }
+
+    /// Whose bytes are kept, where nothing else is.
+    pub(super) fn raw(&self) -> Option<Direction> {
+        match self.encoder {
+            Encoder::Raw(direction) => Some(direction),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a record that need no encoding.
+    pub(super) fn raw_bytes<'a>(&self, record: &'a Record<'_>) -> Option<&'a [u8]> {
+        self.encoder.raw_bytes(record)
     }
 
     /// Whether an `end` takes room.

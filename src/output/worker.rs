@@ -8,12 +8,10 @@ use std::io;
 use std::mem;
 use std::time::Duration;
 
-use super::State;
-use super::live::{LiveFile, Moment};
-use super::many::ManyFiles;
+use super::live::Moment;
 use super::outlet::Outlet;
-use super::pipe::Pipe;
 use super::queue::{Gap, Job};
+use super::target::Target;
 use crate::notice::{Notice, Patience};
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
@@ -25,14 +23,6 @@ pub(super) struct Worker {
     /// Records of whole batches that are encoded and not all written.
     encoded: u64,
     missed: Missed,
-}
-
-/// What is written to.
-#[derive(Debug)]
-pub(super) enum Target {
-    Pipe(Pipe),
-    File(Box<LiveFile>),
-    Many(ManyFiles),
 }
 
 /// What was missed and not said yet.
@@ -60,19 +50,7 @@ impl Worker {
             Ok(()) => self.finish(),
             Err(error) => (self.outlet, Err(error)),
         };
-        let output = outlet.name();
-        let state = match result {
-            Ok(()) => State::Finished,
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                outlet.say(Notice::OutputClosed { output });
-                State::Closed
-            }
-            Err(error) => {
-                outlet.say(Notice::OutputFailed { output, error });
-                State::Failed
-            }
-        };
-        outlet.queue.end(state);
+        outlet.end(result);
     }
 
     /// Works until it is told to finish.
@@ -102,38 +80,27 @@ impl Worker {
     fn encode(&mut self, batch: &Batch) -> io::Result<()> {
         let outlet = &mut self.outlet;
         debug_assert!(batch.first_seq() == outlet.scribe.next_seq());
-        let is_raw = outlet.scribe.is_raw();
-        match &mut self.target {
-            Target::Pipe(pipe) if is_raw => {
-                for bytes in batch.received() {
+        match (&mut self.target, outlet.scribe.raw()) {
+            (Target::Pipe(pipe), Some(way)) => {
+                for bytes in batch.bytes(way) {
                     pipe.bytes(bytes, outlet)?;
                 }
             }
-            Target::Pipe(pipe) => {
-                for record in batch {
-                    pipe.record(&record, outlet)?;
-                }
-            }
             // Where nothing ends a segment, chunks that lie together are written together.
-            Target::File(live) if is_raw && !outlet.options.rotation.is_wanted() => {
+            (Target::File(live), Some(way)) if !outlet.options.rotation.is_wanted() => {
                 let at = Moment {
                     time: batch.time().unwrap_or_default(),
                     seq: batch.first_seq(),
                 };
-                for bytes in batch.received() {
+                for bytes in batch.bytes(way) {
                     live.bytes(bytes, at, outlet);
                 }
             }
-            Target::File(live) => {
-                for record in batch {
-                    live.record(&record, outlet);
-                }
-            }
-            Target::Many(many) => {
+            (target, _) => {
                 let mut records = batch.iter();
                 while let Some(record) = records.next() {
                     let endpoints = records.endpoints().map(|endpoints| &**endpoints);
-                    many.record(&record, endpoints, outlet);
+                    target.record(&record, endpoints, outlet)?;
                 }
             }
         }
@@ -180,11 +147,7 @@ impl Worker {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.target {
-            Target::Pipe(pipe) => pipe.flush(&self.outlet)?,
-            Target::File(live) => live.flush(&mut self.outlet),
-            Target::Many(many) => many.flush(&mut self.outlet),
-        }
+        self.target.flush(&mut self.outlet)?;
         match mem::take(&mut self.encoded) {
             0 => {}
             records => self.outlet.queue.count_done(records),
@@ -232,17 +195,7 @@ impl Worker {
     /// Everything is written and synced.
     fn finish(self) -> (Outlet, io::Result<()>) {
         let mut outlet = self.outlet;
-        let mut result = Ok(());
-        match self.target {
-            Target::Pipe(pipe) => result = pipe.finish(&outlet),
-            Target::File(live) => {
-                let (file, path) = live.finish(None, &mut outlet);
-                outlet.housekeeper.seal(file, path);
-            }
-            // Its files were ended by the run's `end`, which no output misses.
-            Target::Many(_) => {}
-        }
-        outlet.housekeeper.finish();
+        let result = self.target.finish(&mut outlet);
         (outlet, result)
     }
 }

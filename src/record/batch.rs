@@ -246,19 +246,19 @@ impl Batch {
         }
     }
 
-    /// Only the bytes that peers sent, in order, in as few runs as they lie in.
-    pub fn received(&self) -> impl Iterator<Item = &[u8]> {
+    /// Only the bytes that went this way, in order, in as few runs as they lie in.
+    pub fn bytes(&self, way: Direction) -> impl Iterator<Item = &[u8]> {
         let mut ranges = self
             .storage
             .heads
             .iter()
-            .filter_map(|head| match head.kind {
+            .filter_map(move |head| match head.kind {
                 HeadKind::Data {
-                    direction: Direction::In,
+                    direction,
                     start,
                     len,
                     ..
-                } => Some(range(start, len)),
+                } if direction == way => Some(range(start, len)),
                 _ => None,
             })
             .peekable();
@@ -572,7 +572,10 @@ mod tests {
             (10, 109, b"er\n".to_vec(), false),
         ];
         assert_eq!(seen, expected);
-        assert_eq!(batch.received().collect::<Vec<_>>(), [b"a\nbc\nlonger\n"]);
+        assert_eq!(
+            batch.bytes(Direction::In).collect::<Vec<_>>(),
+            [b"a\nbc\nlonger\n"]
+        );
     }
 
     #[test]

@@ -109,7 +109,7 @@ fn check(sample: &str, framing: Framing, name: &str) {
     assert_expected(&format!("{name}.text"), &encoded(Format::Text));
     assert_expected(&format!("{name}.hex"), &encoded(Format::Hex));
     assert_expected(&format!("{name}.ndjson"), &encoded(Format::Json));
-    assert_same(sample, &bytes, &encoded(Format::Raw));
+    assert_same(sample, &bytes, &encoded(Format::Raw(Direction::In)));
 }
 
 const SAMPLES: [&str; 4] = [
@@ -162,7 +162,7 @@ fn every_device_comes_back_out_of_json() {
                 let json = encode(&batch, Format::Json, audience);
                 let records = read_back(&json);
                 assert_eq!(records, batch.iter().collect::<Vec<_>>(), "{sample}");
-                let raw = encode(records, Format::Raw, Audience::Program);
+                let raw = encode(records, Format::Raw(Direction::In), Audience::Program);
                 assert_same(sample, &bytes, &raw);
             }
         }

@@ -66,7 +66,7 @@ fn minimal_sample_is_one_line_of_one_connection() {
     assert_same(
         "minimal.ndjson",
         b"hello\n",
-        &encode(&sample.records, Format::Raw),
+        &encode(&sample.records, Format::Raw(Direction::In)),
     );
 }
 
@@ -136,7 +136,7 @@ fn binary_sample_holds_what_the_gateway_sent() {
     assert_same(
         "binary.ndjson",
         &device,
-        &encode(&sample.records, Format::Raw),
+        &encode(&sample.records, Format::Raw(Direction::In)),
     );
 }
 
@@ -187,6 +187,6 @@ fn torn_sample_is_good_up_to_its_last_line() {
     assert_same(
         "torn.ndjson",
         b"whole\n",
-        &encode(&sample.records, Format::Raw),
+        &encode(&sample.records, Format::Raw(Direction::In)),
     );
 }
