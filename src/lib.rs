@@ -14,6 +14,8 @@
 //! proxy:   the same, and from the Batch the bytes are written on at once: socket → Batch → other socket
 //! replay:  file, standard input → decoder → sessions → steps in Blocks → player → engine → socket
 //!                 (and what comes back goes the way of a capture)
+//! cat:     file, standard input → decoder → encoder → file, standard output, on one thread
+//! check, sessions: the same to the decoder → review → what is said of it
 //! ```
 //!
 //! # Vocabulary

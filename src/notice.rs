@@ -201,6 +201,13 @@ pub enum Notice {
         /// broke off between two lines.
         line: Option<(u64, u64)>,
     },
+    /// Closed files of a capture that is followed were deleted before they could be read.
+    SegmentsGone {
+        /// The capture.
+        path: PathBuf,
+        /// How many.
+        count: u64,
+    },
     /// A session of a replay failed.
     SessionFailed(Ended),
     /// A replay is told to stop: so many sessions are closed where they stand.

@@ -30,8 +30,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::engine::devices::Message;
-use crate::engine::{self, Outcome, Recording};
+use crate::engine::{self, Outcome};
 use crate::notice::Notify;
+use crate::output::OutputSpec;
 use args::{Args, Command};
 pub use outputs::WantedOutput;
 use outputs::is_seen;
@@ -63,6 +64,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Connect(args) => connect(args),
         Command::Proxy(args) => proxy(args),
         Command::Replay(args) => replay(args),
+        Command::Cat(args) => cat(args),
         Command::Sessions(args) => sessions::run(args),
         Command::Check(args) => check::run(args),
         Command::Completions(args) => completions(args),
@@ -71,7 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn listen(args: &args::Listen) -> ExitCode {
     match plan::listen(args) {
-        Ok(plan) => run(&args.output, &plan.recording, |notify| {
+        Ok(plan) => run(args.output.quiet, &plan.recording.outputs, |notify| {
             engine::listen(&plan, notify)
         }),
         Err(error) => fail(&error, exit::USAGE),
@@ -94,14 +96,14 @@ fn connect(args: &args::Connect) -> ExitCode {
             Err(error) => return fail(&error, exit::FAILURE),
         }
     }
-    run(&args.output, &plan.recording, |notify| {
+    run(args.output.quiet, &plan.recording.outputs, |notify| {
         engine::devices::connect(&plan, notify)
     })
 }
 
 fn proxy(args: &args::Proxy) -> ExitCode {
     match plan::proxy(args) {
-        Ok(plan) => run(&args.output, &plan.recording, |notify| {
+        Ok(plan) => run(args.output.quiet, &plan.recording.outputs, |notify| {
             engine::proxy::proxy(&plan, notify)
         }),
         Err(error) => fail(&error, exit::USAGE),
@@ -110,9 +112,22 @@ fn proxy(args: &args::Proxy) -> ExitCode {
 
 fn replay(args: &args::Replay) -> ExitCode {
     match plan::replay(args) {
-        Ok(plan) => run(&args.output, &plan.recording, |notify| match args.dry_run {
-            true => dry_run::print(&plan, notify),
-            false => engine::replay::replay(&plan, notify),
+        Ok(plan) => run(
+            args.output.quiet,
+            &plan.recording.outputs,
+            |notify| match args.dry_run {
+                true => dry_run::print(&plan, notify),
+                false => engine::replay::replay(&plan, notify),
+            },
+        ),
+        Err(error) => fail(&error, exit::USAGE),
+    }
+}
+
+fn cat(args: &args::Cat) -> ExitCode {
+    match plan::cat(args) {
+        Ok(plan) => run(false, &plan.outputs, |notify| {
+            engine::cat::cat(&plan, notify)
         }),
         Err(error) => fail(&error, exit::USAGE),
     }
@@ -127,12 +142,11 @@ fn completions(args: &args::Completions) -> ExitCode {
 
 /// Does what was planned, with somebody there to say what happens.
 fn run(
-    args: &args::OutputArgs,
-    recording: &Recording,
+    is_quiet: bool,
+    outputs: &[OutputSpec],
     work: impl FnOnce(&Notify) -> Result<Outcome, engine::Error>,
 ) -> ExitCode {
-    let outputs = &recording.outputs;
-    let reporter = Reporter::new(args.quiet, outputs.len(), is_seen(outputs));
+    let reporter = Reporter::new(is_quiet, outputs.len(), is_seen(outputs));
     let result = work(&reporter.notify());
     reporter.finish();
     match result {

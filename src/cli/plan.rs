@@ -8,15 +8,16 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use super::args::{
-    AcceptArgs, Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg, Proxy,
-    Replay, RunArgs,
+    AcceptArgs, Cat, Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg,
+    Proxy, Replay, RunArgs,
 };
 use super::captures::{is_same_file, selection, sources};
 use super::outputs::{is_seen, output_options, outputs};
 use crate::capture::{self, admission};
+use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, Pacing, Recording, devices, dial, limits, proxy, replay};
+use crate::engine::{Config, Pacing, Recording, cat, devices, dial, limits, proxy, replay};
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
@@ -249,10 +250,7 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
         sources,
         target,
         selection,
-        direction: match args.dir {
-            DirArg::In => Direction::In,
-            DirArg::Out => Direction::Out,
-        },
+        direction: direction(args.dir),
         max_gap: args.max_gap,
         times: args.repeat,
         player: crate::replay::Config {
@@ -269,6 +267,52 @@ pub(super) fn replay(args: &Replay) -> Result<replay::Config, UsageError> {
         is_watched: !args.output.quiet && io::stderr().is_terminal() && !is_seen(&outputs),
         recording: recording(&args.output, outputs, answers, usize::MAX)?,
     })
+}
+
+pub(super) fn cat(args: &Cat) -> Result<cat::Config, UsageError> {
+    let mut sources = sources(&args.files)?;
+    let followed = match (args.follow, sources.pop()) {
+        (true, Some(Source::File(path))) => Some(path),
+        (true, _) => return usage("--follow: the last capture must be a file, which grows"),
+        (false, last) => {
+            sources.extend(last);
+            None
+        }
+    };
+    let direction = args.dir.map(direction);
+    let mut outputs = outputs(&args.places, Some("text:-"))?;
+    for spec in &mut outputs {
+        if let (Format::Raw(kept), Some(meant)) = (&mut spec.format, direction) {
+            *kept = meant;
+        }
+        if let PlaceSpec::File(path) = &spec.place {
+            let followed = followed.clone().map(Source::File);
+            if let Some(source) = sources
+                .iter()
+                .chain(&followed)
+                .find(|at| is_same_file(at, path))
+            {
+                return usage(format!(
+                    "{} is written to and read itself, as {source}: name another file",
+                    path.display()
+                ));
+            }
+        }
+    }
+    Ok(cat::Config {
+        sources,
+        followed,
+        selection: selection(&args.selection)?,
+        direction,
+        outputs,
+    })
+}
+
+fn direction(arg: DirArg) -> Direction {
+    match arg {
+        DirArg::In => Direction::In,
+        DirArg::Out => Direction::Out,
+    }
 }
 
 /// Files of a replay that may be open at once: those that are no regular files stay open.

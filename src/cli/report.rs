@@ -225,6 +225,11 @@ impl Wording {
                     )
                 }
             },
+            Notice::SegmentsGone { path, count } => format!(
+                "{}: {} were deleted before they were read",
+                path.display(),
+                counted(*count, "closed file")
+            ),
             Notice::DrainTimeout {
                 unread,
                 has_unaccepted,

@@ -9,10 +9,12 @@
 mod accept;
 pub mod address;
 mod bind;
+pub mod cat;
 mod clock;
 pub mod devices;
 pub mod dial;
 mod feed;
+mod follow;
 pub mod keepalive;
 pub mod limits;
 mod listen;

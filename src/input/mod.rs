@@ -46,6 +46,13 @@ pub struct OpenError {
     error: io::Error,
 }
 
+impl OpenError {
+    /// The source at `path` cannot be read, because of this.
+    pub fn new(path: PathBuf, error: io::Error) -> Self {
+        Self { path, error }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (path, error) = (self.path.display(), describe(&self.error));
@@ -60,13 +67,20 @@ impl std::error::Error for OpenError {
 }
 
 /// A source that was looked at.
-#[derive(Debug)]
 enum Seen {
     Stdin,
     /// A regular file, opened when it is its turn: there may be more of them than descriptors.
     Regular(PathBuf, u64),
     /// Anything else is opened once and kept: a pipe loses its writer if it is closed.
     Other(PathBuf, Option<File>),
+    /// One that grows as it is read, by whoever gives its bytes.
+    Growing(String, Option<Box<dyn Read + Send>>),
+}
+
+impl fmt::Debug for Seen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
 }
 
 impl Seen {
@@ -94,6 +108,7 @@ impl Seen {
         match self {
             Self::Stdin => Source::Stdin.to_string(),
             Self::Regular(path, _) | Self::Other(path, _) => path.display().to_string(),
+            Self::Growing(name, _) => name.clone(),
         }
     }
 
@@ -103,10 +118,15 @@ impl Seen {
             Self::Regular(path, _) => Box::new(File::open(path)?),
             Self::Other(_, file) => match file.take() {
                 Some(file) => Box::new(file),
-                None => return Err(io::Error::other("it can be read only once")),
+                None => return Err(read_once()),
             },
+            Self::Growing(_, reader) => reader.take().ok_or_else(read_once)?,
         })
     }
+}
+
+fn read_once() -> io::Error {
+    io::Error::other("it can be read only once")
 }
 
 /// Opens one source, to be read by itself.
@@ -164,6 +184,13 @@ impl Captures {
         })
     }
 
+    /// Behind them comes one that is read as it grows, of which `reader` gives the bytes, and waits for
+    /// more. Where it ends in the middle of a line, the rest was still to come.
+    pub fn then(mut self, name: String, reader: Box<dyn Read + Send>) -> Self {
+        self.sources.push(Seen::Growing(name, Some(reader)));
+        self
+    }
+
     /// Goes to the next record, for [`Captures::record`]; `false` at the end of the last capture. Calls
     /// `before_wait` whenever the next line may have to be waited for, because who writes it is another
     /// program. A capture that ends in the middle of a line, or of a compressed stream, is good up to
@@ -205,6 +232,9 @@ impl Captures {
         let Some(reader) = self.reader.take() else {
             return;
         };
+        if matches!(self.sources.get(self.next - 1), Some(Seen::Growing(..))) {
+            return;
+        }
         let torn = reader.torn();
         // Each is counted and said once, however often it is read.
         if !self.is_read_again && (torn.is_some() || reader.input().is_cut()) {
@@ -266,7 +296,7 @@ impl Captures {
             .iter()
             .map(|source| match source {
                 Seen::Regular(_, len) => Some(*len),
-                Seen::Stdin | Seen::Other(..) => None,
+                Seen::Stdin | Seen::Other(..) | Seen::Growing(..) => None,
             })
             .sum()
     }

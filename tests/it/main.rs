@@ -7,6 +7,7 @@ mod admission;
 mod bad_input;
 mod breaks;
 mod capture;
+mod cat;
 mod connect;
 mod conversations;
 mod crash;

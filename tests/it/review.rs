@@ -15,14 +15,14 @@ use crate::talk::{captured, end_sending, proxy, random};
 use crate::tape::{Tape, program, records, segments, wiretape};
 
 /// A run of either command: its status, and what it printed on each side.
-fn run(folder: &Path, args: &[&str]) -> (Option<i32>, String, String) {
+pub fn run(folder: &Path, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = wiretape();
     command.args(args).current_dir(folder);
     finish(command, b"")
 }
 
 /// The same with something on its standard input.
-fn finish(mut command: Command, input: &[u8]) -> (Option<i32>, String, String) {
+pub fn finish(mut command: Command, input: &[u8]) -> (Option<i32>, String, String) {
     command.stdin(Stdio::piped());
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");

@@ -77,7 +77,7 @@ const HOMES: [(&[&str], &[&str]); 14] = [
     // The clocks: their types may be converted anywhere, but read in one place.
     (&["Instant", "now"], &["src/engine/"]),
     (&["SystemTime", "now"], &["src/engine/"]),
-    // The engine's one file is the socket that it binds.
+    // The engine's files are the socket that it binds, and the capture that it follows.
     (
         &["std", "fs"],
         &[
@@ -85,6 +85,7 @@ const HOMES: [(&[&str], &[&str]); 14] = [
             "src/output/",
             "src/cli/",
             "src/engine/bind.rs",
+            "src/engine/follow.rs",
         ],
     ),
 ];

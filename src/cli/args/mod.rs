@@ -2,6 +2,7 @@
 //! that clap can check by themselves are checked here, by their types; what depends on several of them
 //! is checked in `plan`.
 
+mod cat;
 mod check;
 mod completions;
 mod connect;
@@ -15,6 +16,7 @@ mod sessions;
 
 use clap::{Parser, Subcommand};
 
+pub use cat::Cat;
 pub use check::Check;
 pub use completions::Completions;
 pub use connect::Connect;
@@ -46,6 +48,7 @@ Examples:
   wiretape connect 10.0.0.7:4001            watch a device that listens
   wiretape proxy 8080 db:5432 -o db.ndjson  keep a conversation, both directions
   wiretape replay device.ndjson host:9000   send it again, as it came
+  wiretape cat device.ndjson                print what was captured
   wiretape sessions device.ndjson           who connected, when, how much
   wiretape check device.ndjson              whether it is whole";
 
@@ -60,6 +63,8 @@ pub enum Command {
     Proxy(Proxy),
     /// Send captured sessions again, to another server
     Replay(Replay),
+    /// Print captures, or convert them: to text, hex, bytes, a file a connection
+    Cat(Cat),
     /// List the sessions of captures: who, when, how long, how much
     Sessions(Sessions),
     /// Check that captures are whole
