@@ -29,7 +29,7 @@ const SESSIONS_EXAMPLES: &str = "\
 Examples:
   wiretape sessions device.ndjson                   who connected, when, how much
   wiretape sessions device.2*.zst device.ndjson     a rotated capture
-  wiretape sessions device.ndjson --peer '10.0.0.9:*' --since 2026-11-22
+  wiretape sessions device.ndjson --peer '10.0.0.9:*' --since 2026-11-22T12:00:00Z
   wiretape sessions device.ndjson --json | jq -r 'select(.state==\"missing\") | .peer'";
 
 const AFTER_SESSIONS: &str = "\
