@@ -10,6 +10,7 @@ mod capture;
 mod cat;
 mod connect;
 mod conversations;
+mod cookbook;
 mod crash;
 mod crowds;
 mod descriptors;

@@ -14,7 +14,7 @@ use crate::shell::commands;
 use crate::tape::{program, wiretape};
 
 /// Options of other programs that the pages speak of.
-const FOREIGN: [&str; 1] = ["--kill-whom"];
+const FOREIGN: [&str; 2] = ["--kill-whom", "-N"];
 
 fn subcommands() -> Vec<clap::Command> {
     // Building gives every subcommand its --help.
@@ -194,12 +194,9 @@ fn the_examples_of_the_pages_can_be_typed() {
             .iter()
             .map(|display| check_script(&page.name, display))
             .sum();
-        // The format is for other programs as well.
-        assert!(
-            count > 0 || page.name.ends_with(".5"),
-            "{} has no example",
-            page.name
-        );
+        // The format is for other programs as well, and the recipes are run: see cookbook.rs.
+        let is_section_1 = page.name.ends_with(".1");
+        assert!(count > 0 || !is_section_1, "{} has no example", page.name);
     }
 }
 
