@@ -159,7 +159,7 @@ impl LiveFile {
         };
         if let Some(bytes) = outlet.scribe.raw_bytes(record) {
             self.bytes(bytes, at, outlet);
-            outlet.scribe.pass(record.seq + 1);
+            outlet.scribe.pass(record.next_seq());
             return;
         }
         let counts = !matches!(record.event, Event::Start(_) | Event::End { .. });

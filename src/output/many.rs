@@ -87,10 +87,10 @@ impl ManyFiles {
         };
         // The run's own begin and end are each file's.
         match &record.event {
-            Event::Start(_) => return outlet.scribe.pass(record.seq + 1),
+            Event::Start(_) => return outlet.scribe.pass(record.next_seq()),
             Event::End { reason } => {
                 self.close_all(at, reason, Next::Rests, outlet);
-                return outlet.scribe.pass(record.seq + 1);
+                return outlet.scribe.pass(record.next_seq());
             }
             _ => {}
         }
@@ -118,7 +118,7 @@ impl ManyFiles {
             self.paths.remove(&endpoints.conn);
             if self.template.is_by_connection() {
                 let at = Moment {
-                    seq: record.seq + 1,
+                    seq: record.next_seq(),
                     ..at
                 };
                 self.close(&path, at, EndReason::Closed, Next::IsFinished, outlet);
@@ -127,7 +127,7 @@ impl ManyFiles {
         if self.buffered >= BUFFERED {
             self.flush(outlet);
             let at = Moment {
-                seq: record.seq + 1,
+                seq: record.next_seq(),
                 ..at
             };
             self.expire(at, outlet);

@@ -156,7 +156,7 @@ impl Scribe {
 
     pub(super) fn record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         self.encoder.encode(record, out);
-        self.next_seq = record.seq + 1;
+        self.next_seq = record.next_seq();
     }
 
     pub(super) fn gap(&mut self, gap: &Gap, out: &mut Vec<u8>) {

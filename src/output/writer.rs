@@ -12,7 +12,7 @@ use super::outlet::Outlet;
 use super::target::Target;
 use crate::record::{EndReason, Endpoints, Event, Record, Start, Timestamp};
 
-/// See the [module](self).
+/// An output that is written to on the thread of whoever reads the captures.
 #[derive(Debug)]
 pub struct Writer {
     outlet: Outlet,
@@ -58,7 +58,7 @@ impl Writer {
         };
         self.at = Moment {
             time: record.time,
-            seq: record.seq + 1,
+            seq: record.next_seq(),
         };
         // A file a connection has segments of its own, and the run goes on behind this one.
         let is_turn = matches!(

@@ -241,6 +241,11 @@ pub enum Event<'a> {
 }
 
 impl Record<'_> {
+    /// Number of the record behind it; the last there is stays the last.
+    pub fn next_seq(&self) -> u64 {
+        self.seq.saturating_add(1)
+    }
+
     /// The same record, holding its own bytes.
     pub fn into_owned(self) -> Record<'static> {
         Record {

@@ -226,6 +226,12 @@ fn captures_come_compressed_torn_and_through_pipes() {
     let (status, printed, said) = piped((whole.clone() + "{}\n{}\n").as_bytes());
     assert_eq!((status, &*printed), (Some(1), "one\n"));
     assert!(said.contains("standard input: line 6: "), "{said}");
+    let (status, printed, _) = piped(
+        whole
+            .replace(r#""seq":3"#, r#""seq":18446744073709551615"#)
+            .as_bytes(),
+    );
+    assert_eq!((status, &*printed), (Some(0), "one\n"));
     let gap = r#","records":2,"bytes":9,"reason":"stalled_output""#;
     let (status, ..) = piped(Script::new().record("gap", gap).text.as_bytes());
     assert_eq!(status, Some(3));
