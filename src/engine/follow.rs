@@ -21,6 +21,7 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook_mio::v1_0::Signals;
 
@@ -300,11 +301,25 @@ impl Read for Tail {
     }
 }
 
+/// Has the kernel tell what happens to the files in a folder.
+fn watch_folder(folder: &Path) -> Result<OwnedFd, Errno> {
+    let news = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+    let what = WatchFlags::MODIFY
+        | WatchFlags::CREATE
+        | WatchFlags::DELETE
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::MOVED_TO
+        | WatchFlags::ONLYDIR;
+    inotify::add_watch(&news, folder, what)?;
+    Ok(news)
+}
+
 /// Waits until something has happened to the files of one name.
 struct Watch {
     poll: Poll,
     events: Events,
-    news: OwnedFd,
+    /// What happens in the folder, where the kernel tells.
+    news: Option<OwnedFd>,
     /// How the names begin that matter.
     stem: OsString,
     signals: Signals,
@@ -317,17 +332,18 @@ impl Watch {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        let news = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        let what = WatchFlags::MODIFY
-            | WatchFlags::CREATE
-            | WatchFlags::DELETE
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::MOVED_TO
-            | WatchFlags::ONLYDIR;
-        inotify::add_watch(&news, folder, what)?;
+        let news = match watch_folder(folder) {
+            Ok(news) => Some(news),
+            Err(error @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => return Err(error.into()),
+            // Others watch as much as the kernel allows: it is looked at once in a while.
+            Err(_) => None,
+        };
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let poll = Poll::new()?;
-        (poll.registry()).register(&mut SourceFd(&news.as_raw_fd()), FOLDER, Interest::READABLE)?;
+        if let Some(news) = &news {
+            let mut news = SourceFd(&news.as_raw_fd());
+            (poll.registry()).register(&mut news, FOLDER, Interest::READABLE)?;
+        }
         (poll.registry()).register(&mut signals, SIGNALS, Interest::READABLE)?;
         Ok(Self {
             poll,
@@ -357,8 +373,11 @@ impl Watch {
 
     /// Whether there was news of these files since the last look.
     fn read_news(&mut self) -> bool {
+        let Some(news) = &self.news else {
+            return false;
+        };
         let mut buffer = [MaybeUninit::uninit(); NEWS];
-        let mut news = inotify::Reader::new(&self.news, &mut buffer);
+        let mut news = inotify::Reader::new(news, &mut buffer);
         let mut is_any = false;
         for _ in 0..NEWS_AT_ONCE {
             // There being none at the moment is an error, too.

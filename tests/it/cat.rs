@@ -363,6 +363,27 @@ fn what_is_moved_away_and_begun_again_is_followed() {
 }
 
 #[test]
+fn what_the_kernel_does_not_tell_of_is_looked_at_all_the_same() {
+    let fault = "inject=inotify_init1:error=EMFILE";
+    let Some(mut strace) = crate::tape::strace(&["-o", "/dev/null", "-e", fault]) else {
+        return;
+    };
+    let folder = fast_folder();
+    let tape = Tape::listen_in(folder.path(), &["-o", "a.ndjson"]);
+    strace.current_dir(folder.path());
+    let mut command: Command = crate::tape::under(strace, &wiretape());
+    command.args(["cat", "-f", "a.ndjson", "--raw"]);
+    command.stdout(File::create(folder.path().join("out")).expect("it can be made"));
+    let follower = Tape::spawn(command);
+    tape.send(b"one\n");
+    until_holds(&folder.path().join("out"), 4);
+    tape.send(b"two\n");
+    until_holds(&folder.path().join("out"), 8);
+    stop(follower);
+    tape.stop();
+}
+
+#[test]
 fn following_takes_no_time_while_nothing_comes() {
     let Some(mut strace) = crate::tape::strace(&["-c", "-o", "calls"]) else {
         return;
