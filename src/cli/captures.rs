@@ -2,9 +2,11 @@
 //! subcommand that reads captures.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::fstat;
 use wildmatch::WildMatch;
 
 use super::args::SelectionArgs;
@@ -46,6 +48,19 @@ pub(super) fn is_same_file(source: &Source, path: &Path) -> bool {
     match source {
         Source::Stdin => false,
         Source::File(source) => identity(source).is_some_and(|at| identity(path) == Some(at)),
+    }
+}
+
+/// Whether standard output goes into a source, which would then never end.
+pub(super) fn is_stdout(source: &Source) -> bool {
+    let Source::File(path) = source else {
+        return false;
+    };
+    match (fstat(io::stdout()), fs::metadata(path)) {
+        (Ok(stdout), Ok(found)) => {
+            found.is_file() && (stdout.st_dev, stdout.st_ino) == (found.dev(), found.ino())
+        }
+        _ => false,
     }
 }
 

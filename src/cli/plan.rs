@@ -11,7 +11,7 @@ use super::args::{
     AcceptArgs, Cat, Connect, DialArgs, DirArg, Frame, LimitArgs, Listen, OutputArgs, PaceArg,
     Proxy, Replay, RunArgs,
 };
-use super::captures::{is_same_file, selection, sources};
+use super::captures::{is_same_file, is_stdout, selection, sources};
 use super::outputs::{is_seen, output_options, outputs};
 use crate::capture::{self, admission};
 use crate::codec::Format;
@@ -285,18 +285,17 @@ pub(super) fn cat(args: &Cat) -> Result<cat::Config, UsageError> {
         if let (Format::Raw(kept), Some(meant)) = (&mut spec.format, direction) {
             *kept = meant;
         }
-        if let PlaceSpec::File(path) = &spec.place {
-            let followed = followed.clone().map(Source::File);
-            if let Some(source) = sources
-                .iter()
-                .chain(&followed)
-                .find(|at| is_same_file(at, path))
-            {
-                return usage(format!(
-                    "{} is written to and read itself, as {source}: name another file",
-                    path.display()
-                ));
-            }
+        let followed = followed.clone().map(Source::File);
+        let is_read = |source: &Source| match &spec.place {
+            PlaceSpec::Stdout => is_stdout(source),
+            PlaceSpec::File(path) => is_same_file(source, path),
+            PlaceSpec::Template(_) => false,
+        };
+        if let Some(source) = sources.iter().chain(&followed).find(|at| is_read(at)) {
+            return usage(format!(
+                "{} is written to and read itself, as {source}: name another file",
+                spec.place
+            ));
         }
     }
     Ok(cat::Config {

@@ -39,7 +39,12 @@ pub fn cat(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
     let missed = Arc::new(AtomicU64::new(0));
     let mut captures = Captures::open(&config.sources, notify).map_err(Error::Input)?;
     if let Some(path) = &config.followed {
-        let following = Following::new(path, Arc::clone(&missed), notify.clone());
+        let read = config.sources.iter().filter_map(|source| match source {
+            Source::File(path) => Some(path.clone()),
+            Source::Stdin => None,
+        });
+        let read: Vec<PathBuf> = read.collect();
+        let following = Following::new(path, &read, Arc::clone(&missed), notify.clone());
         let following =
             following.map_err(|error| Error::Input(OpenError::new(path.clone(), error)))?;
         captures = captures.then(path.display().to_string(), Box::new(following));

@@ -48,7 +48,7 @@ pub(super) struct Following {
     watch: Arc<Mutex<Watch>>,
     current: Option<Current>,
     /// Number of the file that was closed last of those that were read, or were there at the beginning.
-    last: Option<u64>,
+    last: u64,
     /// Those behind it that were found closed, the next one first: a folder is not listed for each.
     waiting: VecDeque<(u64, PathBuf)>,
     missed: Arc<AtomicU64>,
@@ -86,19 +86,36 @@ fn open(path: &Path) -> io::Result<Option<Opened>> {
 }
 
 impl Following {
-    /// Follows the file at `path`, which may be still to come. Counts in `missed` the files that were
-    /// deleted before they were read.
+    /// Follows the file at `path`, which may be still to come, behind those of its closed files that were
+    /// `read` before. Counts in `missed` the files that were deleted before they were read.
     ///
     /// # Errors
-    /// The kernel does not tell what happens in its folder, or that is none.
-    pub(super) fn new(path: &Path, missed: Arc<AtomicU64>, notify: Notify) -> io::Result<Self> {
+    /// Its folder cannot be read, or is none.
+    pub(super) fn new(
+        path: &Path,
+        read: &[PathBuf],
+        missed: Arc<AtomicU64>,
+        notify: Notify,
+    ) -> io::Result<Self> {
         // Where it is a link, the files beside what it leads to are its own.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let watch = Watch::new(&path)?;
+        let closed = closed_segments(&path)?;
+        let read: Vec<FileId> = (read.iter())
+            .filter_map(|path| fs::metadata(path).ok())
+            .map(|found| file_id(&found))
+            .collect();
+        let was_read = |path: &Path| read.iter().any(|&id| is_file(path, id));
+        // What was closed before is not waited for, unless it is of a row that was begun to be read: the
+        // reading may take long, and the row grows meanwhile.
+        let last = (closed.iter().rev())
+            .find(|(_, path)| was_read(path))
+            .or(closed.last());
         Ok(Self {
-            watch: Arc::new(Mutex::new(Watch::new(&path)?)),
+            last: last.map_or(0, |(number, _)| *number),
+            watch: Arc::new(Mutex::new(watch)),
             path,
             current: None,
-            last: None,
             waiting: VecDeque::new(),
             missed,
             notify,
@@ -161,12 +178,9 @@ impl Following {
     }
 
     /// The files that were closed and have not been read, in their order.
-    fn closed(&mut self) -> io::Result<Vec<(u64, PathBuf)>> {
+    fn closed(&self) -> io::Result<Vec<(u64, PathBuf)>> {
         let mut closed = closed_segments(&self.path)?;
-        // What was closed before anything was read is not waited for.
-        let newest = closed.last().map_or(0, |(number, _)| *number);
-        let last = *self.last.get_or_insert(newest);
-        closed.retain(|(number, _)| *number > last);
+        closed.retain(|(number, _)| *number > self.last);
         Ok(closed)
     }
 
@@ -174,18 +188,22 @@ impl Following {
     /// found here.
     fn leave_live(&mut self, id: FileId) -> io::Result<()> {
         let closed = self.closed()?;
-        if closed.is_empty() {
+        let Some((first, _)) = closed.first() else {
             return Ok(());
-        }
+        };
         let found = closed.iter().find(|(_, path)| is_file(path, id));
-        // Compressed it is another file, and it may be deleted by now; but its number was the next.
-        let number = found.map_or_else(|| self.next_number(), |(number, _)| *number);
-        self.last = Some(number);
+        // Compressed it is another file, and it may be deleted by now; but its number was the next, unless
+        // none was known before.
+        self.last = match (found, self.last) {
+            (Some((number, _)), _) => *number,
+            (None, 0) => *first,
+            (None, _) => self.next_number(),
+        };
         Ok(())
     }
 
     fn next_number(&self) -> u64 {
-        self.last.map_or(1, |last| last + 1)
+        self.last + 1
     }
 
     /// The file of this number is at hand; those before it are gone.
@@ -198,7 +216,7 @@ impl Following {
                 count: gone,
             });
         }
-        self.last = Some(number);
+        self.last = number;
     }
 
     fn with_watch<T>(&self, what: impl FnOnce(&mut Watch) -> T) -> T {

@@ -270,6 +270,21 @@ fn what_makes_no_sense_is_refused() {
         assert_eq!((found, &*printed), (Some(status), ""), "{args:?}: {said}");
         assert!(said.contains(expected), "{args:?}: {said}");
     }
+    let mut command = wiretape();
+    command
+        .args(["cat", "a.ndjson", "--json"])
+        .current_dir(folder.path());
+    let a = File::options()
+        .append(true)
+        .open(folder.path().join("a.ndjson"));
+    command.stdout(a.expect("it is there"));
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("standard output is written to and read itself, as a.ndjson"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -314,6 +329,30 @@ fn a_capture_is_followed_through_thousands_of_rotations() {
     assert!(segments(folder.path(), "a").len() > 1000);
     stop(follower);
     assert!(fs::read(folder.path().join("out")).expect("it is there") == sent);
+}
+
+#[test]
+fn a_row_of_closed_files_is_gone_on_with() {
+    let folder = fast_folder();
+    let args = ["-o", "a.ndjson", "--rotate", "4KiB"];
+    let tape = Tape::listen_in(folder.path(), &args);
+    for nth in 0..4 {
+        tape.send(&[b'0' + nth; 4000]);
+    }
+    assert_eq!(tape.stop().status, Some(0));
+    let closed = segments(folder.path(), "a");
+    assert!(closed.len() >= 3);
+    // All but the last of them are named: it was closed after that.
+    let named = closed[..closed.len() - 1].iter();
+    let mut args: Vec<&str> = named
+        .map(|path| path.to_str().expect("it is text"))
+        .collect();
+    args.extend(["a.ndjson", "--raw"]);
+    let follower = follow(folder.path(), &args, "out");
+    until_holds(&folder.path().join("out"), 16_000);
+    stop(follower);
+    let expected: Vec<u8> = (0..4).flat_map(|nth| [b'0' + nth; 4000]).collect();
+    assert!(fs::read(folder.path().join("out")).expect("it is there") == expected);
 }
 
 #[test]
