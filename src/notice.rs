@@ -204,9 +204,14 @@ pub enum Notice {
     /// Closed files of a capture that is followed were deleted before they could be read.
     SegmentsGone {
         /// The capture.
-        path: PathBuf,
+        capture: String,
         /// How many.
         count: u64,
+    },
+    /// A capture that is followed was cut shorter, and is read from its beginning again.
+    CaptureCut {
+        /// The capture.
+        capture: String,
     },
     /// A session of a replay failed.
     SessionFailed(Ended),

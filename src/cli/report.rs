@@ -225,10 +225,12 @@ impl Wording {
                     )
                 }
             },
-            Notice::SegmentsGone { path, count } => format!(
-                "{}: {} were deleted before they were read",
-                path.display(),
+            Notice::SegmentsGone { capture, count } => format!(
+                "{capture}: {} missing: deleted before they could be read",
                 counted(*count, "closed file")
+            ),
+            Notice::CaptureCut { capture } => format!(
+                "{capture}: it was cut shorter; what was written just before may be missing, and it is read from its beginning again"
             ),
             Notice::DrainTimeout {
                 unread,

@@ -47,7 +47,7 @@ pub fn cat(config: &Config, notify: &Notify) -> Result<Outcome, Error> {
         let following = Following::new(path, &read, Arc::clone(&missed), notify.clone());
         let following =
             following.map_err(|error| Error::Input(OpenError::new(path.clone(), error)))?;
-        captures = captures.then(path.display().to_string(), Box::new(following));
+        captures = captures.then(Box::new(following));
     }
     let opened = output::open_all(&config.outputs, &Options::default()).map_err(Error::Output)?;
     let surroundings = Surroundings {

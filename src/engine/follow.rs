@@ -1,222 +1,310 @@
-//! A capture that is still being written: read to its end, waited for, and followed from one file to the
-//! next however it is rotated.
+//! A capture that is still being written: its files, one behind the other, however it is rotated.
 //!
 //! Who writes renames the file, makes a new one under the old name, writes what is left into the old one,
-//! and only then begins the new one. So a file has been read to its end when its name leads to another one
-//! that is not empty, or when that one has been closed as well, and nothing more is found behind that look. wiretape counts the files that it closes,
-//! in their names, so that of several that were closed between two looks none is passed over.
+//! and only then begins the new one. So a file is over when its name leads to another one that is not empty,
+//! or when that one has been closed as well, and nothing more is found behind that look.
+//!
+//! Which file is next, the files say themselves: each begins with a `start` of its run and its segment. Names
+//! tell only what was closed, and when; they may be given anew, and what they lead to may be compressed, moved
+//! or deleted at any time.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
-use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::io::Errno;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook_mio::v1_0::Signals;
-
-use crate::input::Body;
+use super::watch::Watch;
+use crate::input::{self, Beginning, Files, Part, Segment};
 use crate::notice::{Notice, Notify};
-use crate::output::closed_segments;
+use crate::output::{ClosedSegments, SegmentOrder};
 
-const FOLDER: Token = Token(0);
-const SIGNALS: Token = Token(1);
-
-/// How long to wait at most before the next look: not every file system tells what others do to it.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// What is read of the kernel's news by one call, in bytes.
-const NEWS: usize = 4096;
-
-/// … and how many of them between two looks at the files.
-const NEWS_AT_ONCE: usize = 256;
-
-/// The bytes of a capture as it grows, decompressed, from one file to the next. They end when a signal asks
-/// for it.
+/// The files of a capture as it grows. They end when a signal asks for it.
 pub(super) struct Following {
     path: PathBuf,
+    /// As it was given.
+    name: String,
+    closed: ClosedSegments,
     watch: Arc<Mutex<Watch>>,
+    /// Closed files that were read, and how they begin, for a name may be given anew once its file has gone;
+    /// and those that are not meant.
+    known: BTreeMap<SegmentOrder, (FileId, Option<Segment>)>,
+    /// The others that were found: a folder is not listed for each.
+    waiting: VecDeque<Closed>,
     current: Option<Current>,
-    /// Number of the file that was closed last of those that were read, or were there at the beginning.
-    last: u64,
-    /// Those behind it that were found closed, the next one first: a folder is not listed for each.
-    waiting: VecDeque<(u64, PathBuf)>,
+    /// What comes next follows something that was read: between them nothing may be missing.
+    goes_on: bool,
+    /// Times that something was missing.
     missed: Arc<AtomicU64>,
     notify: Notify,
 }
 
-/// The file at hand.
-struct Current {
-    body: Body,
+/// A closed file that was not read yet.
+struct Closed {
+    order: SegmentOrder,
+    path: PathBuf,
     id: FileId,
-    /// The number that it was closed by, if it was when it was opened.
-    number: Option<u64>,
+    begins: Option<Segment>,
+}
+
+/// The file that was given last.
+struct Current {
+    id: FileId,
+    begins: Option<Segment>,
+    /// It was cut shorter while it was read, and begins anew.
+    is_cut: Arc<AtomicBool>,
 }
 
 /// Device and inode.
 type FileId = (u64, u64);
 
-type Opened = (File, FileId);
-
 fn file_id(metadata: &Metadata) -> FileId {
     (metadata.dev(), metadata.ino())
 }
 
-fn is_file(path: &Path, id: FileId) -> bool {
-    fs::metadata(path).is_ok_and(|found| file_id(&found) == id)
+/// What is known of the file that is at `path`, compressed or not.
+fn look_at(path: &Path) -> Option<Metadata> {
+    ClosedSegments::forms(path).find_map(|path| fs::metadata(path).ok())
 }
 
-/// The file at `path`, if there is one.
+fn is_file(path: &Path, id: FileId) -> bool {
+    look_at(path).is_some_and(|found| file_id(&found) == id)
+}
+
+/// A file that is there and has begun.
+struct Opened {
+    path: PathBuf,
+    file: File,
+    id: FileId,
+    begins: Option<Segment>,
+}
+
+/// The file at `path`, compressed or not.
 fn open(path: &Path) -> io::Result<Option<Opened>> {
-    match File::open(path).and_then(|file| Ok((file_id(&file.metadata()?), file))) {
-        Ok((id, file)) => Ok(Some((file, id))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    for path in ClosedSegments::forms(path) {
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let begins = match input::beginning(&file)? {
+            Beginning::ToCome => return Ok(None),
+            Beginning::Segment(segment) => Some(segment),
+            Beginning::Other => None,
+        };
+        let id = file_id(&file.metadata()?);
+        return Ok(Some(Opened {
+            path,
+            file,
+            id,
+            begins,
+        }));
     }
+    Ok(None)
 }
 
 impl Following {
     /// Follows the file at `path`, which may be still to come, behind those of its closed files that were
-    /// `read` before. Counts in `missed` the files that were deleted before they were read.
+    /// `named` to be read before. Counts in `missed` how often something was missing.
     ///
     /// # Errors
-    /// Its folder cannot be read, or is none.
+    /// It is no regular file, or its folder is none or cannot be read.
     pub(super) fn new(
         path: &Path,
-        read: &[PathBuf],
+        named: &[PathBuf],
         missed: Arc<AtomicU64>,
         notify: Notify,
     ) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if !found.is_file() => {
+                return Err(io::Error::other(
+                    "it is no regular file, which could be followed",
+                ));
+            }
+            _ => {}
+        }
+        let name = path.display().to_string();
         // Where it is a link, the files beside what it leads to are its own.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let watch = Watch::new(&path)?;
-        let closed = closed_segments(&path)?;
-        let read: Vec<FileId> = (read.iter())
+        let closed = ClosedSegments::of(&path);
+        let found = closed.list()?;
+        let named: Vec<FileId> = (named.iter())
             .filter_map(|path| fs::metadata(path).ok())
             .map(|found| file_id(&found))
             .collect();
-        let was_read = |path: &Path| read.iter().any(|&id| is_file(path, id));
-        // What was closed before is not waited for, unless it is of a row that was begun to be read: the
-        // reading may take long, and the row grows meanwhile.
-        let last = (closed.iter().rev())
-            .find(|(_, path)| was_read(path))
-            .or(closed.last());
+        let is_named = |path: &Path| named.iter().any(|&id| is_file(path, id));
+        // What was closed before is not meant, unless it is of a row that was begun to be read: the reading
+        // may take long, and the row grows meanwhile.
+        let last = found.iter().rposition(|(_, path)| is_named(path));
+        let count = last.map_or(found.len(), |last| last + 1);
+        let known = found.into_iter().take(count).filter_map(|(order, path)| {
+            let found = look_at(&path)?;
+            Some((order, (file_id(&found), None)))
+        });
         Ok(Self {
-            last: last.map_or(0, |(number, _)| *number),
+            known: known.collect(),
+            goes_on: last.is_some(),
             watch: Arc::new(Mutex::new(watch)),
             path,
-            current: None,
+            name,
+            closed,
             waiting: VecDeque::new(),
+            current: None,
             missed,
             notify,
         })
     }
 
-    /// Opens what is to be read next; waits until it is there. `None` when it was told to stop.
-    fn open_next(&mut self) -> io::Result<Option<Current>> {
-        loop {
-            if self.with_watch(Watch::is_stopped) {
-                return Ok(None);
-            }
-            if self.waiting.is_empty() {
-                self.waiting = self.closed()?.into();
-            }
-            let next = match self.waiting.pop_front() {
-                Some((number, path)) => open(&path)?.map(|file| (file, Some(number))),
-                None => match self.open_live()? {
-                    None => {
-                        self.with_watch(Watch::wait);
-                        continue;
-                    }
-                    live => live,
-                },
-            };
-            let Some(((file, id), number)) = next else {
-                // What was found is compressed by now, or gone.
-                self.waiting.clear();
+    /// The next file behind `last`, if it is there.
+    fn choose(&mut self, last: Option<Segment>) -> io::Result<Option<Part>> {
+        if self.is_begun_anew() {
+            let live = open(&self.path)?;
+            return Ok(live.map(|live| self.give(live, Successor::Unknown)));
+        }
+        if self.waiting.is_empty() {
+            self.look()?;
+        }
+        while let Some(next) = next_of(&self.waiting, last).and_then(|nth| self.waiting.remove(nth))
+        {
+            let Some(opened) = open(&next.path)? else {
+                // It is gone.
                 continue;
             };
-            if let Some(number) = number {
-                self.pass(number);
-            }
-            let tail = Tail {
-                file,
-                id,
-                path: self.path.clone(),
-                successor: match self.waiting.is_empty() {
-                    true => Successor::Unknown,
-                    false => Successor::HasBegun,
-                },
-                watch: Arc::clone(&self.watch),
+            self.known.insert(next.order, (opened.id, opened.begins));
+            self.count_gone(last, opened.begins);
+            let successor = match self.waiting.is_empty() {
+                true => Successor::Unknown,
+                false => Successor::HasBegun,
             };
-            let body = Body::new(Box::new(tail))?;
-            return Ok(Some(Current { body, id, number }));
+            return Ok(Some(self.give(opened, successor)));
         }
-    }
-
-    /// The file under its own name, unless others were closed before it was opened; and its number, if it
-    /// has been closed itself since.
-    fn open_live(&mut self) -> io::Result<Option<(Opened, Option<u64>)>> {
+        // Where it is of one connection, it is compressed when nothing more comes for it.
         let Some(live) = open(&self.path)? else {
             return Ok(None);
         };
-        Ok(match self.closed()?.first() {
-            None => Some((live, None)),
-            Some((number, path)) if is_file(path, live.1) => Some((live, Some(*number))),
-            Some(_) => None,
+        if self.is_current(&live) {
+            return Ok(None);
+        }
+        // Others, and this one too, may have been closed since the folder was looked at.
+        self.look()?;
+        let (waiting, known) = (&mut self.waiting, &mut self.known);
+        waiting.retain(|closed| {
+            let is_it =
+                closed.id == live.id || live.begins.is_some() && closed.begins == live.begins;
+            if is_it {
+                known.insert(closed.order.clone(), (live.id, live.begins));
+            }
+            !is_it
+        });
+        let next = next_of(&self.waiting, last).and_then(|nth| self.waiting.get(nth));
+        if next.is_some_and(|next| is_before(next, last, live.begins)) {
+            return self.choose(last);
+        }
+        self.count_gone(last, live.begins);
+        Ok(Some(self.give(live, Successor::Unknown)))
+    }
+
+    /// Whether it is the file that was given last. Compressed it is another file, but begins as it did.
+    fn is_current(&self, opened: &Opened) -> bool {
+        self.current.as_ref().is_some_and(|current| {
+            current.id == opened.id || opened.begins.is_some() && current.begins == opened.begins
         })
     }
 
-    /// The files that were closed and have not been read, in their order.
-    fn closed(&self) -> io::Result<Vec<(u64, PathBuf)>> {
-        let mut closed = closed_segments(&self.path)?;
-        closed.retain(|(number, _)| *number > self.last);
-        Ok(closed)
-    }
-
-    /// The file under the name has been read to its end. By which number it was closed, if by one, is
-    /// found here.
-    fn leave_live(&mut self, id: FileId) -> io::Result<()> {
-        let closed = self.closed()?;
-        let Some((first, _)) = closed.first() else {
-            return Ok(());
-        };
-        let found = closed.iter().find(|(_, path)| is_file(path, id));
-        // Compressed it is another file, and it may be deleted by now; but its number was the next, unless
-        // none was known before.
-        self.last = match (found, self.last) {
-            (Some((number, _)), _) => *number,
-            (None, 0) => *first,
-            (None, _) => self.next_number(),
-        };
+    /// Finds what was closed and is neither known nor the file that was given last.
+    fn look(&mut self) -> io::Result<()> {
+        let found = self.closed.list()?;
+        // Nothing is known any more of what has gone.
+        let orders: BTreeSet<_> = found.iter().map(|(order, _)| order).collect();
+        self.known.retain(|order, _| orders.contains(order));
+        self.waiting.clear();
+        for (order, path) in found {
+            let known = self.known.get(&order).copied();
+            let is_known = match known {
+                None => false,
+                Some((_, None)) => true,
+                Some((id, Some(_))) => is_file(&path, id),
+            };
+            if is_known {
+                continue;
+            }
+            let Some(opened) = open(&path)? else {
+                continue;
+            };
+            let (id, begins) = (opened.id, opened.begins);
+            let was_read = known.is_some_and(|(_, begun)| begun == begins);
+            match was_read || self.is_current(&opened) {
+                true => drop(self.known.insert(order, (id, begins))),
+                false => self.waiting.push_back(Closed {
+                    order,
+                    path,
+                    id,
+                    begins,
+                }),
+            }
+        }
         Ok(())
     }
 
-    fn next_number(&self) -> u64 {
-        self.last + 1
+    /// Whether the file that was given last was cut shorter, and is still the one under the name.
+    fn is_begun_anew(&self) -> bool {
+        let is_it =
+            |current: &Current| current.is_cut.load(Relaxed) && is_file(&self.path, current.id);
+        self.current.as_ref().is_some_and(is_it)
     }
 
-    /// The file of this number is at hand; those before it are gone.
-    fn pass(&mut self, number: u64) {
-        let gone = number - self.next_number().min(number);
+    /// Tells of the files that should stand before one that begins so, and are not there.
+    fn count_gone(&mut self, last: Option<Segment>, begins: Option<Segment>) {
+        let goes_on = self.goes_on;
+        self.goes_on = true;
+        let gone = match (last, begins) {
+            // Other files have the segments between.
+            (_, Some(next)) if next.is_part => 0,
+            (Some(last), Some(next)) if last.run == next.run => {
+                next.number.saturating_sub(last.number.saturating_add(1))
+            }
+            (_, Some(next)) if goes_on => next.number.saturating_sub(1),
+            _ => 0,
+        };
         if gone > 0 {
-            self.missed.fetch_add(gone, Relaxed);
+            self.missed.fetch_add(1, Relaxed);
             self.notify.say(Notice::SegmentsGone {
-                path: self.path.clone(),
+                capture: self.name.clone(),
                 count: gone,
             });
         }
-        self.last = number;
+    }
+
+    fn give(&mut self, opened: Opened, successor: Successor) -> Part {
+        let is_cut = Arc::new(AtomicBool::new(false));
+        self.current = Some(Current {
+            id: opened.id,
+            begins: opened.begins,
+            is_cut: Arc::clone(&is_cut),
+        });
+        let name = match opened.path == self.path {
+            true => self.name.clone(),
+            false => opened.path.display().to_string(),
+        };
+        let tail = Tail {
+            file: opened.file,
+            id: opened.id,
+            path: self.path.clone(),
+            name: name.clone(),
+            successor,
+            watch: Arc::clone(&self.watch),
+            is_cut,
+            missed: Arc::clone(&self.missed),
+            notify: self.notify.clone(),
+        };
+        Part {
+            name,
+            reader: Box::new(tail),
+        }
     }
 
     fn with_watch<T>(&self, what: impl FnOnce(&mut Watch) -> T) -> T {
@@ -224,26 +312,49 @@ impl Following {
     }
 }
 
-impl Read for Following {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            if self.current.is_none() {
-                self.current = self.open_next()?;
-            }
-            let Some(current) = &mut self.current else {
-                return Ok(0);
-            };
-            let len = current.body.read(buffer)?;
-            if len > 0 {
-                return Ok(len);
-            }
-            let live = current.number.is_none().then_some(current.id);
-            self.current = None;
-            match live {
-                Some(id) if !self.with_watch(Watch::is_stopped) => self.leave_live(id)?,
-                _ => {}
-            }
+/// Which of the closed files comes behind `last`: the next of its run; where there is none, the first of
+/// another.
+fn next_of(waiting: &VecDeque<Closed>, last: Option<Segment>) -> Option<usize> {
+    let behind = |closed: &Closed| {
+        let (last, begins) = (last?, closed.begins?);
+        (last.run == begins.run && begins.number > last.number).then_some(begins.number)
+    };
+    let of_run = waiting.iter().enumerate();
+    let of_run = of_run.filter_map(|(nth, closed)| Some((behind(closed)?, nth)));
+    let first = (!waiting.is_empty()).then_some(0);
+    of_run.min().map(|(_, nth)| nth).or(first)
+}
+
+/// Whether a closed file comes before the one that begins so: not where that is of the run of `last`, and the
+/// closed one is not.
+fn is_before(closed: &Closed, last: Option<Segment>, begins: Option<Segment>) -> bool {
+    match (last, begins, closed.begins) {
+        (Some(last), Some(begins), closed)
+            if last.run == begins.run && begins.number > last.number =>
+        {
+            closed.is_some_and(|closed| {
+                closed.run == last.run && (last.number..begins.number).contains(&closed.number)
+            })
         }
+        _ => true,
+    }
+}
+
+impl Files for Following {
+    fn next(&mut self, last: Option<Segment>) -> io::Result<Option<Part>> {
+        loop {
+            if self.is_stopped() {
+                return Ok(None);
+            }
+            if let Some(part) = self.choose(last)? {
+                return Ok(Some(part));
+            }
+            self.with_watch(Watch::wait);
+        }
+    }
+
+    fn is_stopped(&mut self) -> bool {
+        self.with_watch(Watch::is_stopped)
     }
 }
 
@@ -253,8 +364,13 @@ struct Tail {
     id: FileId,
     /// Where its like is written.
     path: PathBuf,
+    /// What it is called.
+    name: String,
     successor: Successor,
     watch: Arc<Mutex<Watch>>,
+    is_cut: Arc<AtomicBool>,
+    missed: Arc<AtomicU64>,
+    notify: Notify,
 }
 
 /// What has the name behind a file.
@@ -273,7 +389,7 @@ impl Tail {
         if self.successor == Successor::HasBegun {
             return true;
         }
-        let Ok(live) = fs::metadata(&self.path) else {
+        let Some(live) = look_at(&self.path) else {
             return false;
         };
         let id = file_id(&live);
@@ -289,7 +405,7 @@ impl Tail {
     }
 
     /// Whether somebody has cut it shorter than what was read of it.
-    fn is_cut(&mut self) -> io::Result<bool> {
+    fn has_been_cut(&mut self) -> io::Result<bool> {
         Ok(self.file.metadata()?.len() < self.file.stream_position()?)
     }
 }
@@ -309,105 +425,18 @@ impl Read for Tail {
             if len > 0 || is_over {
                 return Ok(len);
             }
-            if self.is_cut()? {
-                self.file.rewind()?;
-            } else if !is_told {
+            if self.has_been_cut()? {
+                self.is_cut.store(true, Relaxed);
+                self.missed.fetch_add(1, Relaxed);
+                self.notify.say(Notice::CaptureCut {
+                    capture: self.name.clone(),
+                });
+                return Ok(0);
+            }
+            if !is_told {
                 let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
                 watch.wait();
             }
         }
-    }
-}
-
-/// Has the kernel tell what happens to the files in a folder.
-fn watch_folder(folder: &Path) -> Result<OwnedFd, Errno> {
-    let news = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    let what = WatchFlags::MODIFY
-        | WatchFlags::CREATE
-        | WatchFlags::DELETE
-        | WatchFlags::MOVED_FROM
-        | WatchFlags::MOVED_TO
-        | WatchFlags::ONLYDIR;
-    inotify::add_watch(&news, folder, what)?;
-    Ok(news)
-}
-
-/// Waits until something has happened to the files of one name.
-struct Watch {
-    poll: Poll,
-    events: Events,
-    /// What happens in the folder, where the kernel tells.
-    news: Option<OwnedFd>,
-    /// How the names begin that matter.
-    stem: OsString,
-    signals: Signals,
-    is_stopped: bool,
-}
-
-impl Watch {
-    fn new(path: &Path) -> io::Result<Self> {
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let news = match watch_folder(folder) {
-            Ok(news) => Some(news),
-            Err(error @ (Errno::NOENT | Errno::NOTDIR | Errno::ACCESS)) => return Err(error.into()),
-            // Others watch as much as the kernel allows: it is looked at once in a while.
-            Err(_) => None,
-        };
-        let mut signals = Signals::new([SIGINT, SIGTERM])?;
-        let poll = Poll::new()?;
-        if let Some(news) = &news {
-            let mut news = SourceFd(&news.as_raw_fd());
-            (poll.registry()).register(&mut news, FOLDER, Interest::READABLE)?;
-        }
-        (poll.registry()).register(&mut signals, SIGNALS, Interest::READABLE)?;
-        Ok(Self {
-            poll,
-            events: Events::with_capacity(2),
-            news,
-            stem: path.file_stem().unwrap_or_default().to_owned(),
-            signals,
-            is_stopped: false,
-        })
-    }
-
-    fn is_stopped(&mut self) -> bool {
-        self.is_stopped |= self.signals.pending().next().is_some();
-        self.is_stopped
-    }
-
-    /// Waits until there is news, a signal, or for long enough.
-    fn wait(&mut self) {
-        while !self.is_stopped() && !self.read_news() {
-            // It fails only where a signal interrupts it.
-            let _ = self.poll.poll(&mut self.events, Some(LOOK));
-            if self.events.is_empty() {
-                break;
-            }
-        }
-    }
-
-    /// Whether there was news of these files since the last look.
-    fn read_news(&mut self) -> bool {
-        let Some(news) = &self.news else {
-            return false;
-        };
-        let mut buffer = [MaybeUninit::uninit(); NEWS];
-        let mut news = inotify::Reader::new(news, &mut buffer);
-        let mut is_any = false;
-        for _ in 0..NEWS_AT_ONCE {
-            // There being none at the moment is an error, too.
-            let Ok(event) = news.next() else {
-                return is_any;
-            };
-            is_any |= event.file_name().is_none_or(|name| {
-                let name = name.to_bytes();
-                name.starts_with(OsStr::as_encoded_bytes(&self.stem))
-            });
-        }
-        // Somebody writes faster than that is read: to be looked at, whatever it is.
-        true
     }
 }

@@ -27,6 +27,7 @@ mod stream;
 mod systemd;
 mod timer;
 mod turn;
+mod watch;
 
 use std::fmt;
 use std::io;

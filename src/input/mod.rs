@@ -4,6 +4,7 @@
 //! while nothing has been done yet. A file is then read once and in flat memory, whatever its size.
 
 mod decompress;
+mod growing;
 
 use std::fmt;
 use std::fs::File;
@@ -12,10 +13,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::codec::ndjson::{Cause, Line, ReadError, Reader};
+use crate::codec::ndjson::{Cause, Line, ReadError, Reader, Torn};
 use crate::notice::{Notice, Notify, describe};
 use crate::record::Record;
 pub use decompress::Body;
+pub use growing::{Beginning, Files, Part, Segment, beginning};
 
 /// Connections of a capture that may be open at once, of those that are read for something. A machine
 /// has room for a tenth of that at one address; only a capture that is none has more.
@@ -67,20 +69,13 @@ impl std::error::Error for OpenError {
 }
 
 /// A source that was looked at.
+#[derive(Debug)]
 enum Seen {
     Stdin,
     /// A regular file, opened when it is its turn: there may be more of them than descriptors.
     Regular(PathBuf, u64),
     /// Anything else is opened once and kept: a pipe loses its writer if it is closed.
     Other(PathBuf, Option<File>),
-    /// One that grows as it is read, by whoever gives its bytes.
-    Growing(String, Option<Box<dyn Read + Send>>),
-}
-
-impl fmt::Debug for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name())
-    }
 }
 
 impl Seen {
@@ -108,7 +103,6 @@ impl Seen {
         match self {
             Self::Stdin => Source::Stdin.to_string(),
             Self::Regular(path, _) | Self::Other(path, _) => path.display().to_string(),
-            Self::Growing(name, _) => name.clone(),
         }
     }
 
@@ -118,15 +112,10 @@ impl Seen {
             Self::Regular(path, _) => Box::new(File::open(path)?),
             Self::Other(_, file) => match file.take() {
                 Some(file) => Box::new(file),
-                None => return Err(read_once()),
+                None => return Err(io::Error::other("it can be read only once")),
             },
-            Self::Growing(_, reader) => reader.take().ok_or_else(read_once)?,
         })
     }
-}
-
-fn read_once() -> io::Error {
-    io::Error::other("it can be read only once")
 }
 
 /// Opens one source, to be read by itself.
@@ -155,12 +144,30 @@ pub fn check_open(reader: &Reader<Body>, open: usize) -> Result<(), ReadError> {
     }
 }
 
+/// A capture that grows as it is read, behind the others.
+struct Growing {
+    files: Box<dyn Files>,
+    /// A file of it is being read.
+    is_at_hand: bool,
+    /// The segment that was begun last, in whatever capture.
+    last: Option<Segment>,
+    /// The line that was told to be torn.
+    told: Option<Torn>,
+}
+
+impl fmt::Debug for Growing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Growing({:?})", self.last)
+    }
+}
+
 /// The records of several captures, in the order in which they were given.
 #[derive(Debug)]
 pub struct Captures {
     sources: Vec<Seen>,
     next: usize,
     reader: Option<Reader<Body>>,
+    growing: Option<Growing>,
     consumed: Arc<AtomicU64>,
     torn: u64,
     is_read_again: bool,
@@ -177,6 +184,7 @@ impl Captures {
             sources: sources.iter().map(Seen::look).collect::<Result<_, _>>()?,
             next: 0,
             reader: None,
+            growing: None,
             consumed: Arc::default(),
             torn: 0,
             is_read_again: false,
@@ -184,10 +192,14 @@ impl Captures {
         })
     }
 
-    /// Behind them comes one that is read as it grows, of which `reader` gives the bytes, and waits for
-    /// more. Where it ends in the middle of a line, the rest was still to come.
-    pub fn then(mut self, name: String, reader: Box<dyn Read + Send>) -> Self {
-        self.sources.push(Seen::Growing(name, Some(reader)));
+    /// Behind them comes one that is read as it grows.
+    pub fn then(mut self, files: Box<dyn Files>) -> Self {
+        self.growing = Some(Growing {
+            files,
+            is_at_hand: false,
+            last: None,
+            told: None,
+        });
         self
     }
 
@@ -205,26 +217,64 @@ impl Captures {
             }
             if let Some(reader) = &mut self.reader {
                 match reader.step()? {
-                    Line::Record => return Ok(true),
-                    Line::Other | Line::Blank => continue,
+                    Line::Record => {
+                        self.note_segment();
+                        return Ok(true);
+                    }
+                    Line::Other | Line::Blank => {}
                     Line::End => self.end_capture(),
                 }
                 continue;
             }
-            let Some(source) = self.sources.get_mut(self.next) else {
+            self.reader = self.open_next()?;
+            if self.reader.is_none() {
                 return Ok(false);
-            };
-            self.next += 1;
-            let name = source.name();
-            let body = source
-                .open()
-                .and_then(|file| Body::new(Box::new(Counted(file, Arc::clone(&self.consumed)))));
-            let body = body.map_err(|error| ReadError {
-                name: name.clone(),
+            }
+        }
+    }
+
+    fn open_next(&mut self) -> Result<Option<Reader<Body>>, ReadError> {
+        let (name, opened) = match (self.sources.get_mut(self.next), &mut self.growing) {
+            (Some(source), _) => {
+                self.next += 1;
+                (source.name(), source.open())
+            }
+            (None, Some(growing)) => {
+                let part = growing.files.next(growing.last);
+                growing.is_at_hand = true;
+                growing.told = None;
+                match part {
+                    Ok(Some(part)) => (part.name, Ok(part.reader)),
+                    Ok(None) => return Ok(None),
+                    Err(error) => (String::from("the capture that is followed"), Err(error)),
+                }
+            }
+            (None, None) => return Ok(None),
+        };
+        let counted = |file| Body::new(Box::new(Counted(file, Arc::clone(&self.consumed))));
+        match opened.and_then(counted) {
+            Ok(body) => Ok(Some(Reader::new(name, body))),
+            Err(error) => Err(ReadError {
+                name,
                 line: 0,
                 cause: Cause::Io(error),
-            })?;
-            self.reader = Some(Reader::new(name, body));
+            }),
+        }
+    }
+
+    /// The file that is next follows from the segment at hand. One that grows may have no end, so that a
+    /// torn line in it is told at once.
+    fn note_segment(&mut self) {
+        let (Some(growing), Some(reader)) = (&mut self.growing, &self.reader) else {
+            return;
+        };
+        if let Some(segment) = reader.record().ok().and_then(|record| Segment::of(&record)) {
+            growing.last = Some(segment);
+        }
+        if growing.is_at_hand && reader.torn() != growing.told {
+            let (name, torn) = (reader.name().to_owned(), reader.torn());
+            growing.told = torn;
+            self.tell_torn(name, torn);
         }
     }
 
@@ -232,18 +282,25 @@ impl Captures {
         let Some(reader) = self.reader.take() else {
             return;
         };
-        if matches!(self.sources.get(self.next - 1), Some(Seen::Growing(..))) {
-            return;
-        }
         let torn = reader.torn();
+        if let Some(growing) = (self.growing.as_mut()).filter(|growing| growing.is_at_hand) {
+            // The rest was still to come; or it was told before.
+            if growing.files.is_stopped() || torn == growing.told && !reader.input().is_cut() {
+                return;
+            }
+        }
         // Each is counted and said once, however often it is read.
         if !self.is_read_again && (torn.is_some() || reader.input().is_cut()) {
-            self.torn += 1;
-            self.notify.say(Notice::TornCapture {
-                name: reader.name().to_owned(),
-                line: torn.map(|torn| (torn.line, torn.offset)),
-            });
+            self.tell_torn(reader.name().to_owned(), torn);
         }
+    }
+
+    fn tell_torn(&mut self, name: String, torn: Option<Torn>) {
+        self.torn += 1;
+        self.notify.say(Notice::TornCapture {
+            name,
+            line: torn.map(|torn| (torn.line, torn.offset)),
+        });
     }
 
     /// The record that [`Captures::advance`] came to.
@@ -279,10 +336,13 @@ impl Captures {
 
     /// Whether the next line may have to be waited for: the whole of it has not come yet.
     fn would_wait(&self) -> bool {
-        let current = self.next - usize::from(self.reader.is_some());
+        let is_growing = self.growing.as_ref().is_some_and(|growing| {
+            growing.is_at_hand || self.reader.is_none() && self.next == self.sources.len()
+        });
+        let current = self.next - usize::from(self.reader.is_some() && !is_growing);
         let is_file = matches!(self.sources.get(current), Some(Seen::Regular(..)) | None);
         let buffered = self.reader.as_ref().map(|reader| reader.input().buffered());
-        !is_file && memchr::memchr(b'\n', buffered.unwrap_or_default()).is_none()
+        (is_growing || !is_file) && memchr::memchr(b'\n', buffered.unwrap_or_default()).is_none()
     }
 
     /// Bytes read so far, as they lie in the files.
@@ -296,7 +356,7 @@ impl Captures {
             .iter()
             .map(|source| match source {
                 Seen::Regular(_, len) => Some(*len),
-                Seen::Stdin | Seen::Other(..) | Seen::Growing(..) => None,
+                Seen::Stdin | Seen::Other(..) => None,
             })
             .sum()
     }

@@ -13,11 +13,13 @@
 //! | `worker` `outlet` | the thread; what all files of an output share |
 //! | `target` | what is written to: one of `pipe`, `live`, `many` |
 //! | `writer` | an output without a thread: what captures are converted to |
+//! | `closed` | what an output has closed, for whoever reads it |
 //! | `sink` | bytes that are not all written yet, and where records end in them |
 //! | `pipe` `live` `many` | a pipe; a file and its rotation; a file a connection |
 //! | `housekeeping` `compress` | what is done with closed files, on a thread of its own |
 //! | `disk` | the file system |
 
+mod closed;
 mod compress;
 mod disk;
 mod housekeeping;
@@ -46,12 +48,12 @@ use crate::codec::Format;
 use crate::notice::{Notice, Notify, OutputStatistics, describe};
 use crate::record::Timestamp;
 use crate::record::batch::Batch;
+pub use closed::ClosedSegments;
 pub use disk::FILE_MODE;
-use housekeeping::find_segments;
 pub use open::{OpenOutput, Surroundings, open_all};
 use options::Compression;
 use queue::{Job, Queue};
-use segment::SegmentNames;
+pub use segment::SegmentOrder;
 use template::Template;
 pub use writer::Writer;
 
@@ -165,22 +167,6 @@ fn cause(path: &Path, error: &io::Error) -> String {
         _ => String::new(),
     };
     format!("{}{hint}", describe(error))
-}
-
-/// The closed segments of the file at `path`, by their numbers: each once, though it may be there as it was
-/// and compressed while that is being done.
-///
-/// # Errors
-/// The folder cannot be read.
-pub fn closed_segments(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let names = SegmentNames::new(path, Compression::of_extension(&extension));
-    let mut found = find_segments(&names)?;
-    found.retain(|(name, _)| !name.is_unfinished);
-    found.sort_by_key(|(name, _)| (name.order.1, name.compression.is_some()));
-    found.dedup_by_key(|(name, _)| name.order.1);
-    let numbered = found.into_iter().map(|(name, path)| (name.order.1, path));
-    Ok(numbered.collect())
 }
 
 /// How far an output has come.

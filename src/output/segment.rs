@@ -39,7 +39,7 @@ pub(super) struct SegmentNames {
 }
 
 /// Where a segment stands among its like: by its start, then by its number.
-pub(super) type SegmentOrder = (String, u64);
+pub type SegmentOrder = (String, u64);
 
 /// What a file name says.
 #[derive(Debug, PartialEq, Eq)]

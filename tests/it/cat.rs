@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::Signal;
 
 use crate::hand::{Script, Target, gzip};
@@ -42,6 +43,24 @@ fn stop(follower: Tape) -> Ended {
     let ended = follower.stop();
     assert_eq!(ended.status, Some(0), "{:?}", ended.said);
     ended
+}
+
+/// Tells it to stop when it has written this last; something was missing, and it has said so.
+fn stop_not_whole(follower: Tape, out: &Path, last: &str, said: &str) -> String {
+    eventually("the last has been followed", || {
+        (fs::read_to_string(out).ok()?)
+            .ends_with(last)
+            .then_some(())
+    });
+    let ended = follower.stop();
+    assert_eq!(ended.status, Some(3), "{:?}", ended.said);
+    let times = ended.said.iter().filter(|line| line.contains(said)).count();
+    assert_eq!(times, 1, "{said}: {:?}", ended.said);
+    fs::read_to_string(out).expect("it is there")
+}
+
+fn numbered(numbers: std::ops::Range<u64>) -> String {
+    numbers.map(|nth| format!("line {nth}\n")).collect()
 }
 
 #[test]
@@ -241,6 +260,8 @@ fn captures_come_compressed_torn_and_through_pipes() {
 fn what_makes_no_sense_is_refused() {
     let folder = fast_folder();
     fs::write(folder.path().join("a.ndjson"), Script::new().text).expect("it is new");
+    let pipe = folder.path().join("pipe");
+    mkfifoat(CWD, &pipe, Mode::RUSR).expect("it is new");
     for (args, status, expected) in [
         (
             &["a.ndjson", "-o", "./a.ndjson"][..],
@@ -252,6 +273,8 @@ fn what_makes_no_sense_is_refused() {
             2,
             "is written to and read itself",
         ),
+        (&["-f", "pipe"], 1, "it is no regular file"),
+        (&["-f", "."], 1, "cannot open .: is a directory"),
         (&["-f", "-"], 2, "--follow: the last capture must be a file"),
         (&["-", "-"], 2, "- is given twice"),
         (&["none.ndjson"], 1, "cannot open none.ndjson: "),
@@ -378,27 +401,171 @@ fn what_is_moved_away_and_begun_again_is_followed() {
     tape.wait_for_line("opened anew");
     tape.send(b"three\n");
     until_holds(&path("out"), "before\none\ntwo\nthree\n".len());
-    // A crash in the middle of a line, and another run behind it.
-    tape.signal(Signal::KILL);
-    tape.wait();
-    let mut torn = File::options()
-        .append(true)
-        .open(path("a.ndjson"))
-        .expect("it is there");
-    torn.write_all(br#"{"type":"data","ts":"#)
-        .expect("there is room");
-    let tape = Tape::listen_in(folder.path(), &["-o", "a.ndjson"]);
-    tape.send(b"four\n");
-    until_holds(&path("out"), "before\none\ntwo\nthree\nfour\n".len());
     tape.stop();
-    let ended = stop(follower);
-    assert!(
-        ended.said.iter().all(|line| !line.contains("breaks off")),
-        "{:?}",
-        ended.said
-    );
+    stop(follower);
     let out = fs::read_to_string(path("out")).expect("it is there");
-    assert_eq!(out, "before\none\ntwo\nthree\nfour\n");
+    assert_eq!(out, "before\none\ntwo\nthree\n");
+}
+
+#[test]
+fn what_is_closed_while_the_reader_stands_still_is_read_or_said_to_be_gone() {
+    fn check(options: &[&str], is_whole: bool) {
+        let folder = fast_folder();
+        let out = folder.path().join("out");
+        let args = [
+            &["-o", "a.ndjson", "--frame", "line", "--rotate", "4KiB"],
+            options,
+        ]
+        .concat();
+        let tape = Tape::listen_in(folder.path(), &args);
+        let mut stream = tape.connect();
+        stream
+            .write_all(numbered(0..1).as_bytes())
+            .expect("it reads");
+        let follower = follow(folder.path(), &["a.ndjson", "--raw"], "out");
+        until_holds(&out, numbered(0..1).len());
+        follower.signal(Signal::STOP);
+        stream
+            .write_all(numbered(1..1000).as_bytes())
+            .expect("it reads");
+        end(stream);
+        // What is to be done for closed files is done by then.
+        assert_eq!(tape.stop().status, Some(0));
+        let mut left: Vec<String> = segments(folder.path(), "a")
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        left.push("a.ndjson".to_owned());
+        let left: Vec<&str> = left.iter().map(String::as_str).chain(["--raw"]).collect();
+        let left = String::from_utf8(cat(folder.path(), &left)).expect("it is text");
+        follower.signal(Signal::CONT);
+        if is_whole {
+            until_holds(&out, numbered(0..1000).len());
+            stop(follower);
+            assert_eq!(
+                fs::read_to_string(&out).expect("it is there"),
+                numbered(0..1000)
+            );
+        } else {
+            let followed = stop_not_whole(follower, &out, "line 999\n", "missing: deleted before");
+            let first = followed
+                .strip_suffix(&left)
+                .expect("all that is there was read");
+            assert!(numbered(0..1000).starts_with(first) && !first.is_empty());
+        }
+    }
+    check(&[], true);
+    check(&["--compress", "zstd"], true);
+    check(&["--keep", "2"], false);
+    check(&["--keep", "2", "--compress", "zstd"], false);
+}
+
+#[test]
+fn files_whose_numbers_begin_anew_are_followed() {
+    let folder = fast_folder();
+    let out = folder.path().join("out");
+    let follower = follow(folder.path(), &["a.ndjson", "--raw"], "out");
+    for run in 0..3 {
+        let args = ["-o", "a.ndjson", "--frame", "line", "--rotate", "4KiB"];
+        let tape = Tape::listen_in(folder.path(), &args);
+        tape.send(numbered(run * 500..run * 500 + 500).as_bytes());
+        assert_eq!(tape.stop().status, Some(0));
+        until_holds(&out, numbered(0..run * 500 + 500).len());
+        // Somebody archives them, and once the live one, too.
+        for path in segments(folder.path(), "a") {
+            fs::remove_file(path).expect("it is there");
+        }
+        if run == 1 {
+            fs::remove_file(folder.path().join("a.ndjson")).expect("it is there");
+        }
+    }
+    stop(follower);
+    assert_eq!(
+        fs::read_to_string(&out).expect("it is there"),
+        numbered(0..1500)
+    );
+}
+
+#[test]
+fn a_file_of_one_connection_is_followed_among_those_of_others() {
+    let folder = fast_folder();
+    let out = folder.path().join("out");
+    let args = [
+        "-o",
+        "{conn}.ndjson",
+        "--frame",
+        "line",
+        "--rotate",
+        "4KiB",
+        "--compress",
+        "zstd",
+    ];
+    let tape = Tape::listen_in(folder.path(), &args);
+    let mut first = tape.connect();
+    first
+        .write_all(numbered(0..1).as_bytes())
+        .expect("it reads");
+    let follower = follow(folder.path(), &["1.ndjson", "--raw"], "out");
+    until_holds(&out, numbered(0..1).len());
+    follower.signal(Signal::STOP);
+    for round in 0..10 {
+        let lines = numbered(round * 50 + 1..round * 50 + 51);
+        first.write_all(lines.as_bytes()).expect("it reads");
+        // The numbers of closed files are those of all connections.
+        tape.send(numbered(0..300).as_bytes());
+    }
+    end(first);
+    assert_eq!(tape.stop().status, Some(0));
+    follower.signal(Signal::CONT);
+    until_holds(&out, numbered(0..501).len());
+    stop(follower);
+    assert_eq!(
+        fs::read_to_string(&out).expect("it is there"),
+        numbered(0..501)
+    );
+}
+
+#[test]
+fn lines_that_break_off_are_told_and_nothing_else_is_lost() {
+    // The torn end of a file, what follows, and how.
+    fn check(change: impl Fn(&Path), said: &str) {
+        let folder = fast_folder();
+        let (path, out) = (folder.path().join("a.ndjson"), folder.path().join("out"));
+        let torn = Script::new().session(1, "one\n").text + r#"{"type":"data","ts":"#;
+        fs::write(&path, torn).expect("it is new");
+        let follower = follow(folder.path(), &["a.ndjson", "--raw"], "out");
+        until_holds(&out, 4);
+        change(&path);
+        let followed = stop_not_whole(follower, &out, "two\n", said);
+        assert_eq!(followed, "one\ntwo\n");
+    }
+    let next = || {
+        let text = Script::new().session(1, "two\n").text;
+        text.replace("00000000000000a1", "00000000000000b2")
+    };
+    let append = |path: &Path, text: String| {
+        let file = File::options().append(true).open(path);
+        let written = file.expect("it is there").write_all(text.as_bytes());
+        written.expect("there is room");
+    };
+    // A crash, and another run in the same file.
+    check(|path| append(path, format!("\n{}", next())), "breaks off");
+    // … or in another, because the old one was moved away.
+    check(
+        |path| {
+            fs::rename(path, path.with_extension("old")).expect("it is there");
+            fs::write(path, next()).expect("it is new");
+        },
+        "breaks off",
+    );
+    // Copied and truncated: what comes then is shorter.
+    check(
+        |path| {
+            File::create(path).expect("it is there");
+            append(path, next());
+        },
+        "breaks off",
+    );
 }
 
 #[test]
