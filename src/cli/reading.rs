@@ -130,7 +130,8 @@ impl Reading {
     /// Goes on behind a line that is no record, if that is of any use.
     fn pass(&mut self, error: ReadError, review: &mut Review) -> Result<Found, ReadError> {
         let is_over = matches!(error.cause, Cause::Io(_));
-        if matches!(error.cause, Cause::Newer(_)) || is_over && !self.is_capture {
+        let is_useless = is_over || matches!(error.cause, Cause::Newer(_));
+        if is_useless && !self.is_capture {
             return Err(error);
         }
         let mut what = error.cause.to_string();

@@ -200,8 +200,7 @@ impl Following {
             }
             !is_it
         });
-        let next = next_of(&self.waiting, last).and_then(|nth| self.waiting.get(nth));
-        if next.is_some_and(|next| is_before(next, last, live.begins)) {
+        if !self.waiting.is_empty() {
             return self.choose(last);
         }
         self.count_gone(last, live.begins);
@@ -323,21 +322,6 @@ fn next_of(waiting: &VecDeque<Closed>, last: Option<Segment>) -> Option<usize> {
     let of_run = of_run.filter_map(|(nth, closed)| Some((behind(closed)?, nth)));
     let first = (!waiting.is_empty()).then_some(0);
     of_run.min().map(|(_, nth)| nth).or(first)
-}
-
-/// Whether a closed file comes before the one that begins so: not where that is of the run of `last`, and the
-/// closed one is not.
-fn is_before(closed: &Closed, last: Option<Segment>, begins: Option<Segment>) -> bool {
-    match (last, begins, closed.begins) {
-        (Some(last), Some(begins), closed)
-            if last.run == begins.run && begins.number > last.number =>
-        {
-            closed.is_some_and(|closed| {
-                closed.run == last.run && (last.number..begins.number).contains(&closed.number)
-            })
-        }
-        _ => true,
-    }
 }
 
 impl Files for Following {

@@ -19,6 +19,9 @@ use crate::record::time::micros;
 /// What a socket is called that was handed over without a name (sd_listen_fds_with_names(3)).
 const UNNAMED: &str = "unknown";
 
+/// Sockets that are taken over at most.
+const HANDED_MAX: u64 = 1024;
+
 /// Sockets that were handed over and are not taken yet, with their names (`FileDescriptorName=`).
 #[derive(Debug, Default)]
 pub(super) struct Handed(Vec<(String, OwnedFd)>);
@@ -32,6 +35,13 @@ impl Handed {
         static IS_TAKEN: AtomicBool = AtomicBool::new(false);
         if IS_TAKEN.swap(true, Ordering::Relaxed) {
             return Ok(Self::default());
+        }
+        // The crate makes room for as many as are said to be there.
+        let said = env::var("LISTEN_FDS")
+            .ok()
+            .and_then(|count| count.parse::<u64>().ok());
+        if said.is_some_and(|count| count > HANDED_MAX) {
+            return Err(refusal(format!("LISTEN_FDS is more than {HANDED_MAX}")));
         }
         let found = sd_listen_fds::get()
             .map_err(|_| refusal("LISTEN_PID or LISTEN_FDS is no number".to_owned()))?;

@@ -27,6 +27,10 @@ pub enum Flaw {
         /// That is found.
         found: u64,
     },
+    /// Behind a run that goes on in another segment stands another run.
+    GoesOn,
+    /// A run behind another begins with this segment.
+    BeginsLate(u64),
     /// Records are missing.
     Missing {
         /// Number of the first.
@@ -149,6 +153,13 @@ impl fmt::Display for Flaw {
         match self {
             Self::NoStart => write!(f, "no start: what came before is not here"),
             Self::NoEnd => write!(f, "no end: cut short, or still going on"),
+            Self::GoesOn => write!(f, "the next segment of the run before is missing"),
+            Self::BeginsLate(segment) => {
+                write!(
+                    f,
+                    "the run begins with segment {segment}: what came before is missing"
+                )
+            }
             Self::Segment { expected, found } if found > expected => {
                 write!(f, "segment {expected} is missing before segment {found}")
             }

@@ -294,6 +294,14 @@ impl Review {
         // A file that begins with a segment that was read is of another output, or a copy: by itself.
         let is_another = is_first_here && !is_part && start.segment < expected;
         let goes_on = self.run.id() == Some(start.run) && !is_another;
+        // At the end of a file the run may go on in the next one; in its middle it does not.
+        let is_left = self.run.ended == Some(EndReason::Rotated) && !self.run.is_part();
+        if !is_first_here && !goes_on && is_left {
+            self.find(line, Flaw::GoesOn);
+        }
+        if !is_first_here && !goes_on && !is_part && start.segment > 1 {
+            self.find(line, Flaw::BeginsLate(start.segment));
+        }
         if !goes_on {
             self.begin_run();
         } else if is_part {

@@ -568,19 +568,24 @@ fn lines_that_break_off_are_told_and_nothing_else_is_lost() {
     );
 }
 
-#[test]
-fn what_the_kernel_does_not_tell_of_is_looked_at_all_the_same() {
-    let fault = "inject=inotify_init1:error=EMFILE";
-    let Some(mut strace) = crate::tape::strace(&["-o", "/dev/null", "-e", fault]) else {
-        return;
-    };
-    let folder = fast_folder();
-    let tape = Tape::listen_in(folder.path(), &["-o", "a.ndjson"]);
-    strace.current_dir(folder.path());
+/// `wiretape cat --follow a.ndjson --raw` under strace, which has these options, into `out`.
+fn follow_traced(folder: &Path, options: &[&str]) -> Option<Tape> {
+    let mut strace = crate::tape::strace(options)?;
+    strace.current_dir(folder);
     let mut command: Command = crate::tape::under(strace, &wiretape());
     command.args(["cat", "-f", "a.ndjson", "--raw"]);
-    command.stdout(File::create(folder.path().join("out")).expect("it can be made"));
-    let follower = Tape::spawn(command);
+    command.stdout(File::create(folder.join("out")).expect("it can be made"));
+    Some(Tape::spawn(command))
+}
+
+#[test]
+fn what_the_kernel_does_not_tell_of_is_looked_at_all_the_same() {
+    let folder = fast_folder();
+    let tape = Tape::listen_in(folder.path(), &["-o", "a.ndjson"]);
+    let fault = "inject=inotify_init1:error=EMFILE";
+    let Some(follower) = follow_traced(folder.path(), &["-o", "/dev/null", "-e", fault]) else {
+        return;
+    };
     tape.send(b"one\n");
     until_holds(&folder.path().join("out"), 4);
     tape.send(b"two\n");
@@ -591,16 +596,11 @@ fn what_the_kernel_does_not_tell_of_is_looked_at_all_the_same() {
 
 #[test]
 fn following_takes_no_time_while_nothing_comes() {
-    let Some(mut strace) = crate::tape::strace(&["-c", "-o", "calls"]) else {
-        return;
-    };
     let folder = fast_folder();
     let tape = Tape::listen_in(folder.path(), &["-o", "a.ndjson"]);
-    strace.current_dir(folder.path());
-    let mut command: Command = crate::tape::under(strace, &wiretape());
-    command.args(["cat", "-f", "a.ndjson", "--raw"]);
-    command.stdout(File::create(folder.path().join("out")).expect("it can be made"));
-    let mut follower = Tape::spawn(command);
+    let Some(mut follower) = follow_traced(folder.path(), &["-c", "-o", "calls"]) else {
+        return;
+    };
     tape.send(b"one\n");
     until_holds(&folder.path().join("out"), 4);
     follower.stand_still(std::time::Duration::from_millis(1500));

@@ -367,6 +367,52 @@ fn what_is_wrong_is_named_with_its_line() {
 }
 
 #[test]
+fn a_run_that_is_not_all_there_is_not_whole_in_the_middle_of_a_file() {
+    let whole = whole();
+    let rotated = whole.replace(r#""reason":"shutdown""#, r#""reason":"rotated""#);
+    let second = |text: &str| text.replace("00000000000000a1", "00000000000000b2");
+    let late = |text: &str| text.replace(r#""segment":1"#, r#""segment":2"#);
+    // At the end of a file it goes on in another.
+    let verdict = "whole: 2 runs, 6 sessions, 28 records, 48 B; may go on in another segment";
+    check(
+        (whole.clone() + &second(&rotated)).as_bytes(),
+        0,
+        &[verdict],
+    );
+    check(
+        (rotated + &second(&whole)).as_bytes(),
+        3,
+        &[
+            "line 15: the next segment of the run before is missing",
+            "not whole: 1 finding",
+        ],
+    );
+    check(
+        (whole.clone() + &second(&late(&whole))).as_bytes(),
+        3,
+        &[
+            "line 15: the run begins with segment 2: what came before is missing",
+            "not whole: 1 finding",
+        ],
+    );
+}
+
+#[test]
+fn what_stands_behind_a_line_of_a_newer_version_is_looked_at() {
+    let whole = whole();
+    let newer = r#"{"type":"note","v":2}"#;
+    let (first, rest) = whole.split_at(whole.find('\n').expect("it has lines") + 1);
+    let mixed = format!("{first}{newer}\n{rest}");
+    let why = "line 2: format version 2 was written by a newer wiretape (this one reads up to 1)";
+    check(mixed.as_bytes(), 3, &[why, "not whole: 1 finding"]);
+    let folder = folder_with(&[("a", mixed.as_bytes())]);
+    let (status, ..) = run(folder.path(), &["check", "a", "--salvage", "b"]);
+    assert_eq!(status, Some(3));
+    let salvaged = fs::read_to_string(folder.path().join("b")).expect("it was made");
+    assert_eq!(salvaged, whole);
+}
+
+#[test]
 fn a_compressed_capture_that_breaks_off_is_not_whole() {
     let packed = gzip(whole().as_bytes());
     let folder = folder_with(&[("a", &packed[..packed.len() - 20])]);

@@ -279,6 +279,13 @@ fn where_nothing_is_handed_over_it_is_said_who_would() {
         said.contains("cannot listen on systemd: bad file descriptor"),
         "{said}"
     );
+    let script = r#"export LISTEN_PID=$$ LISTEN_FDS=2147483647; exec "$0" listen systemd"#;
+    let said = refused(
+        Command::new("sh")
+            .args(["-c", script])
+            .arg(wiretape().get_program()),
+    );
+    assert!(said.contains("LISTEN_FDS is more than 1024"), "{said}");
 }
 
 #[test]
