@@ -29,7 +29,7 @@ fn check_address(text: &str) {
     };
     match &address {
         Address::AnyInterface(port) => assert_eq!(address.to_string(), format!("port {port}")),
-        Address::Host(..) | Address::Unix(_) => {
+        Address::Host(..) | Address::Unix(_) | Address::Systemd(_) => {
             assert_eq!(address.to_string().parse(), Ok(address.clone()));
         }
     }
