@@ -207,10 +207,12 @@ impl Following {
         Ok(Some(self.give(live, Successor::Unknown)))
     }
 
-    /// Whether it is the file that was given last. Compressed it is another file, but begins as it did.
+    /// Whether it is the file that was given last. Compressed it is another, but begins as it did; and once
+    /// it was deleted, another may have its inode.
     fn is_current(&self, opened: &Opened) -> bool {
-        self.current.as_ref().is_some_and(|current| {
-            current.id == opened.id || opened.begins.is_some() && current.begins == opened.begins
+        (self.current.as_ref()).is_some_and(|current| match (current.begins, opened.begins) {
+            (Some(current), Some(opened)) => current == opened,
+            _ => current.id == opened.id,
         })
     }
 
