@@ -449,7 +449,7 @@ impl fmt::Display for Cause {
             Self::Base64 => write!(f, "invalid base64"),
             Self::TooManyOpen(most) => write!(
                 f,
-                "more than {most} connections are open at once; replay, cat and sessions can select some of them (--conn, --peer)"
+                "more than {most} connections are open at once; select some of them (--conn, --peer of replay, cat and sessions)"
             ),
             Self::Length { stated, found } => {
                 write!(f, "`len` says {stated}, but the payload has {found} bytes")
