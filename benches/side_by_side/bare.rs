@@ -16,7 +16,8 @@ const BUFFER: usize = 1 << 20;
 
 const LISTENER: Token = Token(usize::MAX);
 
-/// Reads until the process is ended: to nowhere (`drop`), or to this file or `-`.
+/// Reads until the process is ended: to nowhere (`drop`), or to this file or `-`, of which the second
+/// argument says how many bytes are written for 100 that are read.
 pub fn run(mut args: impl Iterator<Item = String>) -> ExitCode {
     let output: Box<dyn Write> = match args.next().as_deref() {
         None | Some("drop") => Box::new(io::sink()),
@@ -26,7 +27,8 @@ pub fn run(mut args: impl Iterator<Item = String>) -> ExitCode {
             Err(_) => return ExitCode::FAILURE,
         },
     };
-    match serve(output) {
+    let percent = args.next().and_then(|percent| percent.parse().ok());
+    match serve(output, percent.unwrap_or(100)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
@@ -36,7 +38,7 @@ pub fn run(mut args: impl Iterator<Item = String>) -> ExitCode {
     clippy::print_stderr,
     reason = "where it listens is said as wiretape says it"
 )]
-fn serve(mut output: Box<dyn Write>) -> io::Result<()> {
+fn serve(mut output: Box<dyn Write>, percent: usize) -> io::Result<()> {
     let mut listener = TcpListener::bind("127.0.0.1:0".parse().expect("an address"))?;
     let mut poll = Poll::new()?;
     (poll.registry()).register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -67,7 +69,12 @@ fn serve(mut output: Box<dyn Write>) -> io::Result<()> {
                         break;
                     }
                     Ok(len) => {
-                        output.write_all(&buffer[..len])?;
+                        let mut owed = len * percent / 100;
+                        while owed > 0 {
+                            let piece = owed.min(buffer.len());
+                            output.write_all(&buffer[..piece])?;
+                            owed -= piece;
+                        }
                         output.flush()?;
                         if len < buffer.len() && !event.is_read_closed() {
                             break;

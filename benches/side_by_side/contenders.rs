@@ -28,8 +28,8 @@ enum Kind {
     Wiretape(PathBuf, &'static [&'static str]),
     /// Another program: it and its arguments, where PORT and OUTPUT stand for the two.
     Other(&'static [&'static str], Habit),
-    /// The loop of this program: what it does with what it reads.
-    Bare(&'static str),
+    /// The loop of this program, and how many bytes it writes for 100 that it reads, if it does.
+    Bare(Option<u64>),
 }
 
 /// How a program ends, and where it writes.
@@ -69,11 +69,11 @@ pub fn other(name: &str, command: &'static [&'static str], habit: Habit) -> Opti
     })
 }
 
-/// The bare loop.
-pub fn bare(name: &str, what: &'static str) -> Contender {
+/// The bare loop: one that drops what it reads, or writes so many bytes for 100 of it.
+pub fn bare(name: &str, percent: Option<u64>) -> Contender {
     Contender {
         name: name.to_owned(),
-        kind: Kind::Bare(what),
+        kind: Kind::Bare(percent),
     }
 }
 
@@ -122,15 +122,13 @@ impl Contender {
                 command.args(&options[1..]).stderr(Stdio::piped());
                 (command, false, None)
             }
-            Kind::Bare(what) => {
+            Kind::Bare(percent) => {
                 let mut command = Command::new(std::env::current_exe()?);
-                let what = match *what {
-                    "write" => to.as_str(),
-                    what => what,
+                command.arg(crate::bare::COMMAND).stderr(Stdio::piped());
+                match percent {
+                    Some(percent) => command.args([&to, &percent.to_string()]),
+                    None => command.arg("drop"),
                 };
-                command
-                    .args([crate::bare::COMMAND, what])
-                    .stderr(Stdio::piped());
                 (command, false, None)
             }
             Kind::Other(line, habit) => {

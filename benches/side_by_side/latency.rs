@@ -15,7 +15,7 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 pub fn latency(args: &Args) -> io::Result<Table> {
     let count = if args.small { 50 } else { 3_000 };
-    let mut contenders = vec![bare("a loop that reads and writes", "write")];
+    let mut contenders = vec![bare("a loop that reads and writes", Some(100))];
     contenders.extend(wiretapes(args, "raw", &["raw", "-q"]));
     contenders.extend(wiretapes(args, "json", &["json", "-q"]));
     let socat = &["socat", "-u", "TCP-LISTEN:PORT,bind=127.0.0.1", "STDOUT"];

@@ -41,7 +41,7 @@ pub fn replay(args: &Args) -> io::Result<Table> {
         names.insert(0, "nc -N < file");
     }
     let taken = interleaved(args, names.len(), |nth| {
-        let sink = bare("", "drop").start(folder.path(), false)?;
+        let sink = bare("", None).start(folder.path(), false)?;
         let mut command = match names[nth].starts_with("nc") {
             true => {
                 let mut command = Command::new("nc.openbsd");

@@ -174,8 +174,8 @@ fn bulk(args: &Args, connections: usize, pattern: &Arc<[u8]>, what: &str) -> io:
     let mut contenders: Vec<Contender> = others.into_iter().flatten().collect();
     contenders.extend(wiretapes(args, "raw", &["raw", "-q"]));
     contenders.extend(wiretapes(args, "json", &["json", "-q"]));
-    contenders.push(bare("a loop that reads and writes", "write"));
-    contenders.push(bare("a loop that reads", "drop"));
+    contenders.push(bare("a loop that reads and writes", Some(100)));
+    contenders.push(bare("a loop that reads", None));
     let is_raw = |contender: &Contender| {
         !contender.name.ends_with("json") && !contender.name.ends_with("reads")
     };
@@ -213,6 +213,9 @@ fn bulk(args: &Args, connections: usize, pattern: &Arc<[u8]>, what: &str) -> io:
     Ok(table)
 }
 
+/// Bytes of the record of a line of 100 bytes, about.
+const LINE_RECORD: u64 = 268;
+
 /// Lines of 100 bytes, a record each.
 fn lines(args: &Args) -> io::Result<Table> {
     const CONNECTIONS: usize = 16;
@@ -234,9 +237,11 @@ fn lines(args: &Args) -> io::Result<Table> {
         rsyslog,
         Habit::StaysConfigured,
     ));
+    let limit = "a loop that reads, and writes as much as wiretape";
+    contenders.push(bare(limit, Some(LINE_RECORD)));
     let folder = folder()?;
     let taken = interleaved(args, contenders.len(), |nth| {
-        warm(folder.path(), load.bytes())?;
+        warm(folder.path(), load.bytes() * LINE_RECORD / 100)?;
         let server = contenders[nth].start(folder.path(), false)?;
         let begun = Instant::now();
         load.run(server.address)?;
@@ -265,7 +270,7 @@ fn churn(args: &Args) -> io::Result<Table> {
         bytes_each: 100,
         pattern: text(100),
     };
-    let mut contenders = vec![bare("a loop that reads", "drop")];
+    let mut contenders = vec![bare("a loop that reads", None)];
     contenders.extend(wiretapes(args, "json", &["json", "-q"]));
     contenders.extend(wiretapes(args, "raw", &["raw", "-q"]));
     let taken = measure(args, &load, &contenders, |_| None)?;
