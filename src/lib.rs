@@ -28,7 +28,7 @@
 //! | *peer*, *local* | the other end of a connection, and this end |
 //! | *target* | the server that is dialled: by a proxy for each peer, by a replay for each session |
 //! | *device* | a peer that was dialled because it does not dial itself |
-//! | *chunk* | the bytes that one read returned |
+//! | *chunk* | the bytes that one read returned, or 64 KiB of them |
 //! | *record* | one stored event: [`record::Record`] |
 //! | *frame*, *framing* | how a connection's bytes become `data` records: [`record::Framing`] |
 //! | *carry* | the beginning of a line whose end has not come |
@@ -37,6 +37,7 @@
 //! | *segment* | one of the files that an output's run is spread over; *live* while it is written |
 //! | *sink* | a file being written, and what is encoded for it: `output/sink.rs` |
 //! | *gap* | records that an output missed, counted |
+//! | *lead* | how far the sockets run ahead of outputs that keep up: `engine/lead.rs` |
 //! | *share* | what an output that may miss records holds of the buffer at most |
 //! | *session* | a recorded connection that is played; *origin*, where it comes from |
 //! | *step* | something that a session does, at its *position* in what is played |
@@ -79,6 +80,8 @@
 //! * **A batch leaves when it is full or an output is idle**, so that a lone byte is out at once and
 //!   a flood is written in large pieces; while there is always something to read, it waits a moment for
 //!   company. A small batch moves into memory of its own size first.
+//! * **What is on its way stays in the caches**: while the outputs keep up, peers that only send wait for
+//!   them long before the buffer is full ([`engine::lead`]). The buffer is for outputs that stall.
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
 //!   until a read or an accept has found nothing more.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first

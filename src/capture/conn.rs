@@ -27,15 +27,29 @@ pub(super) struct Connection {
 pub(super) struct Flow {
     /// Bytes counted.
     bytes: u64,
-    crc32: crc32fast::Hasher,
+    /// Where it is wanted.
+    crc32: Option<crc32fast::Hasher>,
     /// With line framing: the beginning of a line whose end has not come.
     carry: Vec<u8>,
 }
 
 impl Flow {
+    fn new(checksums: bool) -> Self {
+        Self {
+            crc32: checksums.then(crc32fast::Hasher::new),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn count(&mut self, bytes: &[u8]) {
-        self.crc32.update(bytes);
+        if let Some(crc32) = &mut self.crc32 {
+            crc32.update(bytes);
+        }
         self.bytes += bytes.len() as u64;
+    }
+
+    fn crc32(self) -> u32 {
+        self.crc32.unwrap_or_default().finalize()
     }
 
     /// Bytes of a line whose end has not come.
@@ -62,15 +76,20 @@ impl Flow {
 }
 
 impl Connection {
-    pub(super) fn new(endpoints: Endpoints, counted_by: Option<IpAddr>, now: Timestamp) -> Self {
+    pub(super) fn new(
+        endpoints: Endpoints,
+        counted_by: Option<IpAddr>,
+        checksums: bool,
+        now: Timestamp,
+    ) -> Self {
         Self {
             endpoints: Arc::new(endpoints),
             counted_by,
             opened_us: now.elapsed_us,
             active_us: now.elapsed_us,
             is_suspect: false,
-            incoming: Flow::default(),
-            outgoing: Flow::default(),
+            incoming: Flow::new(checksums),
+            outgoing: Flow::new(checksums),
             interned: (0, ConnIndex::default()),
         }
     }
@@ -124,8 +143,8 @@ impl Connection {
             reason,
             in_bytes: self.incoming.bytes,
             out_bytes: self.outgoing.bytes,
-            in_crc32: self.incoming.crc32.finalize(),
-            out_crc32: (self.outgoing.bytes > 0).then(|| self.outgoing.crc32.finalize()),
+            out_crc32: (self.outgoing.bytes > 0).then(|| self.outgoing.crc32()),
+            in_crc32: self.incoming.crc32(),
             duration_us: now.elapsed_us.saturating_sub(self.opened_us),
         }
     }

@@ -31,8 +31,8 @@ use admission::{Admission, Refusal};
 use conn::Connection;
 use shutdown::{Phase, Shutdown};
 
-/// One read takes at most this much, so that a fast peer waits for its turn like all others.
-pub const READ_MAX: usize = 64 * 1024;
+/// One read takes at most this much.
+pub const READ_MAX: usize = 1024 * 1024;
 
 /// One read is offered at least this much: what is left of an arena below it is not worth a call.
 pub const READ_MIN: usize = 4 * 1024;
@@ -66,6 +66,8 @@ pub struct Config {
     pub drain: Duration,
     /// Bytes that all unfinished lines may hold together. Beyond it they are recorded as they are.
     pub carry_limit: usize,
+    /// Whether an output tells the checksums of a `close` record; else they are not made.
+    pub checksums: bool,
 }
 
 impl Config {
@@ -81,6 +83,7 @@ impl Config {
             max_age: None,
             drain: Duration::ZERO,
             carry_limit: usize::MAX,
+            checksums: true,
         }
     }
 }
@@ -216,7 +219,7 @@ impl Capture {
         self.totals.opened += 1;
         self.totals.open += 1;
         let counted = self.admission.handle_come(ip);
-        let mut conn = Connection::new(endpoints, counted, now);
+        let mut conn = Connection::new(endpoints, counted, self.config.checksums, now);
         let batch = batch(&mut self.batch);
         let index = conn.index_in(batch, self.batch_serial);
         batch.push_open(now, index);

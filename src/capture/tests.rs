@@ -168,6 +168,23 @@ fn a_connection_from_its_open_to_its_close() {
 }
 
 #[test]
+fn checksums_that_nobody_tells_are_not_made() {
+    let config = Config {
+        checksums: false,
+        ..config(CHUNK)
+    };
+    check(
+        config,
+        &[Open, Read(1, "abc"), Close(1, CloseReason::Eof)],
+        &[
+            "0: open 1",
+            "1: data 1 @0 \"abc\"",
+            "2: close 1 Eof 3 bytes 00000000 after 0 ms",
+        ],
+    );
+}
+
+#[test]
 fn connections_are_kept_apart_and_slots_used_again() {
     check(
         config(CHUNK),

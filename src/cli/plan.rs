@@ -21,6 +21,7 @@ use crate::engine::{Config, Pacing, Recording, cat, devices, dial, limits, proxy
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
+use crate::record::batch::ARENA_SIZE;
 use crate::record::time::micros;
 use crate::record::{Direction, Framing};
 use crate::replay::Pace;
@@ -41,6 +42,16 @@ pub(super) fn usage<T>(message: impl Into<String>) -> Result<T, UsageError> {
 
 /// How long outputs that may miss records are waited for while they stand still.
 const STALL: Duration = Duration::from_secs(1);
+
+/// Where peers only send, as much is read at once as an arena of this size holds: the kernel acknowledges,
+/// and wakes the sender, once a read.
+const BULK_ARENA: usize = 1024 * 1024;
+
+/// … of a buffer that has so many of them; else they are smaller.
+const BULK_ARENAS: usize = 16;
+
+/// … and so many are on their way at most while outputs keep up.
+const BULK_LEAD: usize = 5;
 
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
 const CARRY_SHARE: usize = 4;
@@ -63,6 +74,7 @@ pub(super) fn listen(args: &Listen) -> Result<Config, UsageError> {
     let room = limits::max_conns(args.addresses.len() + of_outputs);
     let buffer = bytes(args.output.buffer);
     let mut recording = recording(&args.output, outputs, buffer, room)?;
+    take_bulk(&mut recording);
     admit(&mut recording, &args.accepting, &args.addresses)?;
     limit(&mut recording, &args.limits, &args.run);
     Ok(Config {
@@ -93,6 +105,7 @@ pub(super) fn connect(args: &Connect) -> Result<devices::Config, UsageError> {
     }
     let buffer = bytes(args.output.buffer);
     let mut recording = recording(&args.output, outputs, buffer, targets.len())?;
+    take_bulk(&mut recording);
     limit(&mut recording, &args.limits, &args.run);
     Ok(devices::Config {
         targets,
@@ -136,6 +149,7 @@ pub(super) fn proxy(args: &Proxy) -> Result<proxy::Config, UsageError> {
         Some(_) => Pacing {
             time: Duration::ZERO,
             is_for_each: false,
+            ..recording.pacing
         },
     };
     Ok(proxy::Config {
@@ -349,6 +363,7 @@ fn recording(
         // However small the buffer, one line of every length it may have can be waited for.
         Framing::Line { max } => (buffer / CARRY_SHARE).max(2 * max),
     };
+    let checksums = outputs.iter().any(|output| output.format.tells_checksums());
     Ok(Recording {
         output_options: output_options(&args.files, args.on_stall, &outputs)?,
         outputs,
@@ -356,15 +371,24 @@ fn recording(
             max_conns,
             drain: args.drain,
             carry_limit,
+            checksums,
             ..capture::Config::new(framing)
         },
         buffer: buffer.saturating_sub(carry_limit),
+        arena: ARENA_SIZE,
         pacing: Pacing {
             time: STALL,
             is_for_each: false,
+            lead: usize::MAX,
         },
         status_every: None,
     })
+}
+
+/// Peers only send: they wait for nothing but the outputs.
+fn take_bulk(recording: &mut Recording) {
+    recording.arena = (recording.buffer / BULK_ARENAS).clamp(ARENA_SIZE, BULK_ARENA);
+    recording.pacing.lead = BULK_LEAD;
 }
 
 fn framing(args: &OutputArgs) -> Result<Framing, UsageError> {

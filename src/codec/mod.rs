@@ -34,6 +34,13 @@ pub enum Format {
     Raw(Direction),
 }
 
+impl Format {
+    /// Whether it tells the checksums of a connection.
+    pub fn tells_checksums(self) -> bool {
+        self == Self::Json
+    }
+}
+
 impl FromStr for Format {
     type Err = UnknownFormat;
 

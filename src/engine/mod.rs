@@ -16,6 +16,7 @@ pub mod dial;
 mod feed;
 mod follow;
 pub mod keepalive;
+pub mod lead;
 pub mod limits;
 mod listen;
 pub mod proxy;
@@ -84,14 +85,18 @@ pub struct Recording {
     pub capture: capture::Config,
     /// Bytes between sockets and outputs.
     pub buffer: usize,
+    /// Bytes of a batch's arena.
+    pub arena: usize,
     /// How far the senders wait for outputs that may miss records.
     pub pacing: Pacing,
     /// How often it is told how things stand.
     pub status_every: Option<Duration>,
 }
 
-/// How far the senders wait for outputs that may miss records and have no room. One that only is slow sets
-/// the pace then; one that stands still for longer than this has stalled, and misses what comes.
+/// How far the senders wait for outputs that still work.
+///
+/// For one that may miss records and has no room: if it only is slow it sets the pace; if it stands still
+/// for longer than this it has stalled, and misses what comes.
 #[derive(Clone, Copy, Debug)]
 pub struct Pacing {
     /// How long an output may stand still. Zero: none is waited for.
@@ -99,6 +104,8 @@ pub struct Pacing {
     /// Whether each is waited for; else only where none has room, so that one misses nothing that all
     /// could have had, and holds up no other.
     pub is_for_each: bool,
+    /// Batches that are on their way at most, room or not, while outputs keep up ([`lead`]).
+    pub lead: usize,
 }
 
 /// How a run ended.

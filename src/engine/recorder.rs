@@ -15,7 +15,7 @@ use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, READ_MIN, Slot};
 use crate::notice::{Notice, Notify, Statistics};
 use crate::output::{OpenOutput, Output, State, Surroundings};
-use crate::record::batch::{ARENA_SIZE, BatchPool};
+use crate::record::batch::BatchPool;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::{Clock, micros};
 use crate::record::{Framing, Start, Timestamp, WallTime};
@@ -56,7 +56,7 @@ impl Recorder {
         notify: &Notify,
     ) -> Result<Self, Error> {
         let framing = recording.capture.framing;
-        let arena = arena_size(framing);
+        let arena = arena_size(recording);
         let missing = outputs.iter().filter(|output| output.may_miss()).count();
         let Allotment { limit, share } = Allotment::of(recording.buffer, arena, missing);
         let batches = BatchPool::new(arena, limit, framing, Arc::clone(doorbell));
@@ -334,10 +334,10 @@ impl<C: Clock> Recorder<C> {
 
 /// An arena takes the longest line of each direction and a read behind them, so that an empty one always
 /// has room.
-fn arena_size(framing: Framing) -> usize {
-    match framing {
-        Framing::Chunk => ARENA_SIZE,
-        Framing::Line { max } => ARENA_SIZE.max(2 * max + READ_MIN),
+fn arena_size(recording: &Recording) -> usize {
+    match recording.capture.framing {
+        Framing::Chunk => recording.arena,
+        Framing::Line { max } => recording.arena.max(2 * max + READ_MIN),
     }
 }
 
@@ -351,6 +351,7 @@ mod tests {
     use crate::capture;
     use crate::engine::Pacing;
     use crate::output::queue::{Job, Queue};
+    use crate::record::batch::ARENA_SIZE;
     use crate::record::{ConnId, Direction, Endpoints, RunId};
 
     /// A clock that is set, in microseconds.
@@ -389,6 +390,7 @@ mod tests {
             let pacing = Pacing {
                 time: Duration::from_secs(1),
                 is_for_each: true,
+                lead: usize::MAX,
             };
             let router = Router::new(pool.clone(), outputs.collect(), pacing);
             let capture = Capture::new(capture::Config::new(framing));

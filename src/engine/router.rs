@@ -1,6 +1,7 @@
 //! From the capture core to the outputs: every sealed batch goes to each of them.
 
 use super::Pacing;
+use super::lead::Lead;
 use crate::output::{Output, State};
 use crate::record::Timestamp;
 use crate::record::batch::{Batch, BatchPool};
@@ -15,6 +16,7 @@ pub struct Router {
     pacing: Pacing,
     /// By output: since when it has had no room and worked nothing off, and how much it had by then.
     standing: Vec<Option<Standing>>,
+    lead: Lead,
 }
 
 /// How the buffer is shared out, so that outputs that may miss records hold half of it at most, and the
@@ -46,20 +48,27 @@ struct Standing {
 }
 
 impl Router {
-    /// `pool` is the memory; how far it waits for outputs that may miss records, `pacing` says.
+    /// `pool` is the memory; how far it waits for outputs, `pacing` says.
     pub fn new(pool: BatchPool, outputs: Vec<Output>, pacing: Pacing) -> Self {
         Self {
             pool,
             standing: vec![None; outputs.len()],
             outputs,
             is_finishing: false,
+            lead: Lead::of(pacing.lead),
             pacing,
         }
     }
 
-    /// Until when the next batch is to wait, if it is: for outputs that may miss it, have no room for it
-    /// and still work. Where an output may miss nothing, the pool bounds what it holds.
+    /// Until when the next batch is to wait for outputs, if it is.
     pub(super) fn waits_until_us(&mut self, now_us: u64) -> Option<u64> {
+        let until_us = self.waits_for_full_until_us(now_us);
+        until_us.max(self.lead.until_us(&self.pool, now_us))
+    }
+
+    /// … for those that may miss it, have no room for it and still work. Where an output may miss nothing, the pool
+    /// bounds what it holds.
+    fn waits_for_full_until_us(&mut self, now_us: u64) -> Option<u64> {
         let charge = self.pool.batch_charge();
         let mut latest_us = None;
         let mut is_any_roomy = false;

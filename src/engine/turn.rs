@@ -23,8 +23,8 @@ use super::recorder::Recorder;
 use super::stream::{Read, Stream};
 use super::systemd::Supervisor;
 use super::{Error, Outcome, SIGNALS, WAKER, Wakers, system};
-use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
+use crate::capture::{READ_MAX, Slot};
 use crate::notice::{Notice, Notify};
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
@@ -33,6 +33,12 @@ use crate::relay::Side;
 
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
+
+/// Bytes that are read of all connections in a turn, about: a fast peer waits for its turn like all others.
+const READ_A_TURN: usize = READ_MAX;
+
+/// … and at least this much of each that has it.
+const READ_SHARE: usize = 64 * 1024;
 
 /// Connections whose time is over that are looked at in a turn: where it is over for a hundred thousand
 /// at once, others still have their turns.
@@ -324,7 +330,9 @@ impl Engine {
             Kind::Relayed(_) => return,
         };
         let buffer = self.recorder.capture.read_buffer(slot, Direction::In);
-        let room = buffer.len();
+        let share = (READ_A_TURN / self.turn.len().max(1)).max(READ_SHARE);
+        let room = buffer.len().min(share);
+        let buffer = &mut buffer[..room];
         match stream.read(buffer) {
             Read::Bytes(len) => {
                 if stream.may_have_more(len, room) {

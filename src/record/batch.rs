@@ -9,15 +9,15 @@
 use std::borrow::Cow;
 use std::mem::{self, size_of};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::doorbell::Doorbell;
 use super::framing::{Framing, Pieces};
 use super::{Close, Conn, Direction, EndReason, Endpoints, Event, Record, Start, Timestamp};
 
-/// Bytes of a batch's arena: four reads of the largest size, and a file write large enough that its
-/// system call does not show.
+/// Bytes of a batch's arena where nothing calls for more: four reads of 64 KiB, and a file write large
+/// enough that its system call does not show.
 pub const ARENA_SIZE: usize = 256 * 1024;
 
 /// Heads in a batch at most, so that peers who send a byte at a time fill it too.
@@ -288,6 +288,8 @@ fn range(start: u32, len: u32) -> Range<usize> {
 impl Drop for Batch {
     fn drop(&mut self) {
         let storage = mem::take(&mut self.storage);
+        // Before the bell rings, so that who hears it finds it counted.
+        self.pool.returned.fetch_add(1, SeqCst);
         self.pool.put_back(storage, self.charge);
     }
 }
@@ -415,6 +417,10 @@ struct Shared {
     limit: usize,
     /// Bytes that batches hold. Never above `limit`.
     charged: AtomicUsize,
+    /// Batches that have come back.
+    returned: AtomicU64,
+    /// The bell rings for memory that comes back once no more than this is held.
+    rings_at: AtomicUsize,
     free: Mutex<Vec<Storage>>,
     doorbell: Arc<Doorbell>,
 }
@@ -428,6 +434,8 @@ impl BatchPool {
             arena,
             limit: limit.max(2 * Self::batch_cost(arena)),
             charged: AtomicUsize::new(0),
+            returned: AtomicU64::new(0),
+            rings_at: AtomicUsize::new(usize::MAX),
             free: Mutex::default(),
             doorbell,
         };
@@ -481,6 +489,17 @@ impl BatchPool {
         self.shared.charged.load(SeqCst)
     }
 
+    /// Batches that have come back so far, to tell whether those who hold them work.
+    pub fn returned(&self) -> u64 {
+        self.shared.returned.load(SeqCst)
+    }
+
+    /// Has the bell ring for memory that comes back only once no more than so many bytes are held. Who
+    /// waits for that looks once more behind this.
+    pub fn ring_at(&self, charged: usize) {
+        self.shared.rings_at.store(charged, SeqCst);
+    }
+
     /// Bytes that batches can hold.
     pub fn limit(&self) -> usize {
         self.shared.limit
@@ -512,7 +531,9 @@ impl Shared {
     fn release(&self, charge: usize) {
         let before = self.charged.fetch_sub(charge, SeqCst);
         debug_assert!(before >= charge);
-        self.doorbell.ring();
+        if before - charge <= self.rings_at.load(SeqCst) {
+            self.doorbell.ring();
+        }
     }
 }
 

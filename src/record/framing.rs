@@ -5,10 +5,13 @@
 
 use std::iter::FusedIterator;
 
+/// The longest record of [`Framing::Chunk`], in bytes.
+pub const CHUNK_MAX: usize = 64 * 1024;
+
 /// How a connection's bytes become `data` records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// A record is what one read returned.
+    /// A record is what one read returned, cut where it is longer than [`CHUNK_MAX`].
     Chunk,
     /// A record is one line with its `\n`, cut where it grows past `max` bytes.
     Line {
@@ -42,12 +45,13 @@ impl Framing {
     /// How many records [`Framing::split`] gives.
     pub fn count(self, bytes: &[u8]) -> usize {
         match self {
+            Self::Chunk => bytes.len().div_ceil(CHUNK_MAX),
             Self::Line { max } if bytes.len() <= max => {
                 // No line in here can be too long, so only the ends of lines count.
                 let lines = memchr::memchr_iter(b'\n', bytes).count();
                 lines + usize::from(bytes.last().is_some_and(|&last| last != b'\n'))
             }
-            _ => self.split(bytes).count(),
+            Self::Line { .. } => self.split(bytes).count(),
         }
     }
 
@@ -75,7 +79,7 @@ impl<'a> Iterator for Pieces<'a> {
             return None;
         }
         let end = match self.framing {
-            Framing::Chunk => self.rest.len(),
+            Framing::Chunk => self.rest.len().min(CHUNK_MAX),
             Framing::Line { max } => {
                 let longest = &self.rest[..max.min(self.rest.len())];
                 memchr::memchr(b'\n', longest).map_or(longest.len(), |at| at + 1)
@@ -116,6 +120,24 @@ mod tests {
         check(4, "abcdefgh", &["abcd", "efgh"], "");
         check(4, "abcd\nefghi\nj", &["abcd", "\n", "efgh", "i\n"], "j");
         check(1, "a\nb", &["a", "\n", "b"], "");
+    }
+
+    #[test]
+    fn chunks_are_cut_where_they_are_longest() {
+        let bytes = vec![b'x'; 2 * CHUNK_MAX + 1];
+        for (len, expected) in [
+            (0, &[][..]),
+            (1, &[1]),
+            (CHUNK_MAX, &[CHUNK_MAX]),
+            (CHUNK_MAX + 1, &[CHUNK_MAX, 1]),
+            (2 * CHUNK_MAX + 1, &[CHUNK_MAX, CHUNK_MAX, 1]),
+        ] {
+            let bytes = &bytes[..len];
+            assert_eq!(Framing::Chunk.whole(bytes, 0), len);
+            let pieces = Framing::Chunk.split(bytes).map(<[u8]>::len);
+            assert_eq!(pieces.collect::<Vec<_>>(), expected);
+            assert_eq!(Framing::Chunk.count(bytes), expected.len());
+        }
     }
 
     #[test]

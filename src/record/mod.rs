@@ -92,7 +92,7 @@ pub struct Close {
     pub in_bytes: u64,
     /// Bytes sent to the peer.
     pub out_bytes: u64,
-    /// CRC-32 (IEEE 802.3) of all that the peer sent.
+    /// CRC-32 (IEEE 802.3) of all that the peer sent; 0, as of no bytes, in a run where no output tells it.
     pub in_crc32: u32,
     /// CRC-32 of all that was sent to the peer, where anything was.
     pub out_crc32: Option<u32>,

@@ -126,6 +126,27 @@ fn lines_are_records_of_their_own_however_they_arrive() {
 }
 
 #[test]
+fn a_flood_comes_in_chunks_of_64_kib_at_most() {
+    let tape = Tape::listen(&["-o", "a.ndjson"]);
+    let bytes: Vec<u8> = (0..=255).cycle().take(20_000_000).collect();
+    tape.send(&bytes);
+    let ended = tape.stop();
+    let records = records(&ended.path("a.ndjson"));
+    let mut found = Vec::new();
+    for record in &records {
+        if let Event::Data {
+            payload, offset, ..
+        } = &record.event
+        {
+            assert!(payload.len() <= 64 * 1024, "{} bytes", payload.len());
+            assert_eq!(*offset, found.len() as u64);
+            found.extend_from_slice(payload);
+        }
+    }
+    assert!(found == bytes, "not what was sent");
+}
+
+#[test]
 fn raw_output_is_the_bytes_and_nothing_else() {
     let tape = Tape::listen(&["-o", "a.bin", "-o", "b.ndjson"]);
     let bytes: Vec<u8> = (0..=255).cycle().take(1_000_000).collect();

@@ -316,7 +316,8 @@ fn a_write_of_a_large_raw_chunk_that_fails_is_said_too() {
         };
         let args = ["-o", "a.bin"];
         let tape = Tape::spawn(under(strace, &listen_command_in(folder.path(), &args)));
-        let sent = random_bytes(MIB);
+        // No write is larger than a MiB.
+        let sent = random_bytes(4 * MIB);
         tape.send(&sent);
         let ended = tape.stop();
         assert_eq!(ended.status, Some(3), "{:?}", ended.said);

@@ -26,6 +26,8 @@ pub struct Watched {
     pub queues: Vec<Arc<Queue>>,
     /// Whether each output that may miss records is waited for.
     pub is_for_each: bool,
+    /// With no more bytes than this on their way, nobody is waited for.
+    pub few: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -143,8 +145,12 @@ impl Ear {
 }
 
 impl Watched {
-    /// Whether an output may be waited for that has no room, if it does not stand still.
+    /// Whether outputs may be waited for, if they do not stand still: because one has no room, or because
+    /// much is on its way.
     fn may_wait_for_outputs(&self) -> bool {
+        if self.pool.charged() > self.few {
+            return true;
+        }
         let charge = self.pool.batch_charge();
         let live = self.queues.iter().filter(|queue| !queue.has_ended());
         let (full, roomy): (Vec<_>, Vec<_>) = live.partition(|queue| queue.is_full(charge));

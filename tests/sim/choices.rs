@@ -109,6 +109,7 @@ impl Choices {
         let pacing = Pacing {
             time: Duration::from_micros(*rng.choice(&[0, 5_000, 1_000_000]).expect("some")),
             is_for_each: rng.bool(),
+            lead: *rng.choice(&[1, 2, 4, usize::MAX]).expect("some"),
         };
         let missing_of_8 = rng.choice([0, 4, 4, 8]).expect("some");
         let outputs = match rng.u8(0..16) {
@@ -144,6 +145,11 @@ impl Choices {
             is_fine: rng.bool(),
             reads_back: rng.u8(0..4) == 0,
         }
+    }
+
+    /// Bytes that may be on their way at most while outputs keep up.
+    pub fn lead(&self) -> usize {
+        BatchPool::batch_cost(ARENA).saturating_mul(self.pacing.lead)
     }
 
     /// When the peer is idle for too long, and too old.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 /// All of them, in order.
-const PLACES: [&str; 67] = [
+const PLACES: [&str; 69] = [
     "accepting: fails",
     "accepting: is tried again by the clock",
     "accepting: nobody more is let in",
@@ -68,7 +68,9 @@ const PLACES: [&str; 67] = [
     "output: there is none",
     "pacing: gives up one that stands still",
     "pacing: waits for each",
+    "pacing: runs ahead of those that stand",
     "pacing: waits for one of all",
+    "pacing: waits for what is on its way",
     "room: a batch is full",
     "room: starved",
 ];

@@ -138,6 +138,7 @@ impl<'a> World<'a> {
             pool: pool.clone(),
             queues: queues.collect(),
             is_for_each: choices.pacing.is_for_each,
+            few: choices.lead() / 2,
         });
         let clock = SimClock::new(rng.u64(0..5_000));
         let capture = Capture::new(choices.config.clone());
@@ -437,6 +438,9 @@ impl<'a> World<'a> {
     pub fn begin_batch(&mut self) {
         let now_us = self.clock.now_us();
         let waits_for_full = self.waits_for_full();
+        let is_ahead = self.pool.charged() - self.pool.batch_charge() > self.choices.lead();
+        self.seen
+            .see_if(is_ahead, "pacing: runs ahead of those that stand");
         let patience_us = micros(self.choices.pacing.time);
         for output in &mut self.outputs {
             output.has_no_room = output.queue.is_full(self.pool.batch_charge());
