@@ -34,8 +34,9 @@ use crate::relay::Side;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Bytes that are read of all connections in a turn, about: a fast peer waits for its turn like all others.
-const READ_A_TURN: usize = READ_MAX;
+/// Bytes that are read of all connections in a turn, about: it takes no longer than half a millisecond, and a
+/// fast peer waits for its turn like all others.
+const READ_A_TURN: usize = 4 * READ_MAX;
 
 /// … and at least this much of each that has it.
 const READ_SHARE: usize = 64 * 1024;
