@@ -46,12 +46,18 @@ impl Framing {
     pub fn count(self, bytes: &[u8]) -> usize {
         match self {
             Self::Chunk => bytes.len().div_ceil(CHUNK_MAX),
-            Self::Line { max } if bytes.len() <= max => {
-                // No line in here can be too long, so only the ends of lines count.
-                let lines = memchr::memchr_iter(b'\n', bytes).count();
-                lines + usize::from(bytes.last().is_some_and(|&last| last != b'\n'))
+            Self::Line { max } => {
+                let is_open = bytes.last().is_some_and(|&last| last != b'\n');
+                let ends = match bytes.len() <= max {
+                    true => Some(memchr::memchr_iter(b'\n', bytes).count()),
+                    false => ends_close(bytes, max),
+                };
+                // Where no line can be too long only their ends count.
+                ends.map_or_else(
+                    || self.split(bytes).count(),
+                    |ends| ends + usize::from(is_open),
+                )
             }
-            Self::Line { .. } => self.split(bytes).count(),
         }
     }
 
@@ -62,6 +68,14 @@ impl Framing {
             Self::Line { .. } => record.last() != Some(&b'\n'),
         }
     }
+}
+
+/// How many lines end in `bytes`, if so close to each other that none is longer than `max`: each half of that
+/// has an end.
+fn ends_close(bytes: &[u8], max: usize) -> Option<usize> {
+    let halves = bytes.chunks((max / 2).max(1));
+    let mut ends = halves.map(|half| memchr::memchr_iter(b'\n', half).count());
+    ends.try_fold(0, |sum, ends| (ends > 0).then_some(sum + ends))
 }
 
 /// The records of a run of bytes; see [`Framing::split`].

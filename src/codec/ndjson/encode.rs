@@ -7,12 +7,16 @@
 use super::super::Audience;
 use super::super::escape::{BITS, is_deceptive, push_number, special_bits};
 use super::VERSION;
+use super::short::{Text, push_plain};
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::time::WallTimeText;
 use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Start, Timestamp};
 
 /// How the record begins that nearly every record is.
 const DATA: &[u8] = b"{\"type\":\"data\"";
+
+/// A payload this long may be worth the attempt to take it for a plain line.
+const PLAIN_MAX: usize = 512;
 
 /// Writes records as lines of the capture format.
 ///
@@ -24,9 +28,9 @@ pub struct Encoder {
     wall: WallTimeText,
     /// `{"type":"data","ts":…,"elapsed_us":…,"seq":` of this time; other records take it from behind
     /// [`DATA`] on.
-    time: (Option<Timestamp>, Vec<u8>),
+    time: (Option<Timestamp>, Text),
     /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
-    flow: (Option<(ConnId, String, Direction)>, Vec<u8>),
+    flow: (Option<(ConnId, String, Direction)>, Text),
 }
 
 impl Encoder {
@@ -35,8 +39,8 @@ impl Encoder {
         Self {
             terminal: audience != Audience::Program,
             wall: WallTimeText::default(),
-            time: (None, Vec::new()),
-            flow: (None, Vec::new()),
+            time: (None, Text::default()),
+            flow: (None, Text::default()),
         }
     }
 
@@ -50,9 +54,11 @@ impl Encoder {
                 payload,
                 partial,
             } => {
-                out.extend_from_slice(self.time_text(record.time));
+                self.keep_time(record.time);
+                self.keep_flow(conn, *direction);
+                self.time.1.push(out);
                 push_number(out, record.seq);
-                self.flow(conn, *direction, out);
+                self.flow.1.push(out);
                 push_number(out, *offset);
                 out.extend_from_slice(b",\"len\":");
                 push_number(out, payload.len() as u64);
@@ -114,45 +120,44 @@ impl Encoder {
 
     /// When it was, and its number.
     fn moment(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.time_text(record.time)[DATA.len()..]);
+        self.keep_time(record.time);
+        out.extend_from_slice(&self.time.1.bytes()[DATA.len()..]);
         push_number(out, record.seq);
     }
 
-    fn time_text(&mut self, time: Timestamp) -> &[u8] {
+    fn keep_time(&mut self, time: Timestamp) {
         let (kept, text) = &mut self.time;
         if *kept != Some(time) {
             *kept = Some(time);
-            text.clear();
-            text.extend_from_slice(DATA);
-            text.extend_from_slice(b",\"ts\":\"");
-            text.extend_from_slice(self.wall.render(time.wall));
-            text.push(b'"');
-            number("elapsed_us", time.elapsed_us, text);
-            begin_key("seq", text);
+            let wall = self.wall.render(time.wall);
+            text.set(|text| {
+                text.extend_from_slice(DATA);
+                text.extend_from_slice(b",\"ts\":\"");
+                text.extend_from_slice(wall);
+                text.push(b'"');
+                number("elapsed_us", time.elapsed_us, text);
+                begin_key("seq", text);
+            });
         }
-        text
     }
 
     /// Whose bytes they are and which way they went, up to the number of the offset.
-    fn flow(&mut self, conn: &Conn<'_>, direction: Direction, out: &mut Vec<u8>) {
+    fn keep_flow(&mut self, conn: &Conn<'_>, direction: Direction) {
         let is_kept = self.flow.0.as_ref().is_some_and(|(id, peer, kept)| {
             (*id, peer.as_str(), *kept) == (conn.id, &conn.peer, direction)
         });
         if !is_kept {
-            let mut text = std::mem::take(&mut self.flow.1);
-            text.clear();
-            self.conn(conn, &mut text);
-            word("dir", direction_name(direction), &mut text);
-            begin_key("offset", &mut text);
-            let mut peer = match self.flow.0.take() {
-                Some((_, peer, _)) => peer,
-                None => String::new(),
-            };
+            let (kept, mut text) = std::mem::take(&mut self.flow);
+            text.set(|text| {
+                self.conn(conn, text);
+                word("dir", direction_name(direction), text);
+                begin_key("offset", text);
+            });
+            let mut peer = kept.map(|(_, peer, _)| peer).unwrap_or_default();
             peer.clear();
             peer.push_str(&conn.peer);
             self.flow = (Some((conn.id, peer, direction)), text);
         }
-        out.extend_from_slice(&self.flow.1);
     }
 
     fn conn(&self, conn: &Conn<'_>, out: &mut Vec<u8>) {
@@ -192,6 +197,9 @@ impl Encoder {
     }
 
     fn payload(&self, payload: &[u8], out: &mut Vec<u8>) {
+        if payload.len() <= PLAIN_MAX && plain_line(payload, out) {
+            return;
+        }
         if payload.is_ascii() {
             // Most of what devices send. Deceptive characters lie beyond, so a terminal is no exception.
             out.extend_from_slice(b",\"text\":\"");
@@ -242,6 +250,27 @@ impl Encoder {
         }
         out.push(b'"');
     }
+}
+
+/// A payload as nearly all are that are lines: text in which only its end wants an escape. `false` where it
+/// is none, and nothing is appended.
+fn plain_line(payload: &[u8], out: &mut Vec<u8>) -> bool {
+    match payload {
+        [text @ .., b'\r', b'\n'] => plain_text(text, b"\\r\\n\"", out),
+        [text @ .., b'\n'] => plain_text(text, b"\\n\"", out),
+        text => plain_text(text, b"\"", out),
+    }
+}
+
+fn plain_text<const N: usize>(text: &[u8], end: &[u8; N], out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    out.extend_from_slice(b",\"text\":\"");
+    let is_plain = push_plain(text, out);
+    match is_plain {
+        true => out.extend_from_slice(end),
+        false => out.truncate(start),
+    }
+    is_plain
 }
 
 fn begin_key(name: &str, out: &mut Vec<u8>) {
@@ -300,16 +329,23 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn push_escape(byte: u8, out: &mut Vec<u8>) {
-    let short = match byte {
+    match escape_letter(byte) {
+        b'u' => push_unicode_escape(byte.into(), out),
+        short => out.extend_from_slice(&[b'\\', short]),
+    }
+}
+
+/// What stands behind the backslash; behind a `u` four digits.
+pub(super) fn escape_letter(byte: u8) -> u8 {
+    match byte {
         b'"' | b'\\' => byte,
         b'\n' => b'n',
         b'\r' => b'r',
         b'\t' => b't',
         0x08 => b'b',
         0x0c => b'f',
-        _ => return push_unicode_escape(byte.into(), out),
-    };
-    out.extend_from_slice(&[b'\\', short]);
+        _ => b'u',
+    }
 }
 
 fn push_unicode_escape(unit: u16, out: &mut Vec<u8>) {

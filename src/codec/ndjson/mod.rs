@@ -8,6 +8,7 @@ mod canonical;
 mod decode;
 mod encode;
 mod object;
+mod short;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -31,10 +31,24 @@ fn text() -> impl Strategy<Value = String> {
     proptest::collection::vec(c, 0..80).prop_map(String::from_iter)
 }
 
+/// As most payloads are: text that wants an escape at its end only, or hardly anywhere else.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let end = prop_oneof![
+        Just(""),
+        Just("\n"),
+        Just("\r\n"),
+        Just("\"\n"),
+        Just("é\n")
+    ];
+    let text = proptest::collection::vec(b'a'..=b'z', 0..700);
+    (text, end).prop_map(|(text, end)| [&text, end.as_bytes()].concat())
+}
+
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         text().prop_map(String::into_bytes),
         proptest::collection::vec(any::<u8>(), 0..200),
+        line(),
     ]
 }
 
