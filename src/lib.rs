@@ -80,8 +80,9 @@
 //! * **A batch leaves when it is full or an output is idle**, so that a lone byte is out at once and
 //!   a flood is written in large pieces; while there is always something to read, it waits a moment for
 //!   company. A small batch moves into memory of its own size first.
-//! * **What is on its way stays in the caches**: while the outputs keep up, peers that only send wait for
-//!   them long before the buffer is full ([`engine::lead`]). The buffer is for outputs that stall.
+//! * **What is on its way stays in the caches**: while all outputs keep up, peers wait for them long before
+//!   the buffer is full ([`engine::lead`]); the buffer is for outputs that are slow, or stall. A proxy and a
+//!   replay, whose peers wait for each other, use it from the beginning.
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
 //!   until a read or an accept has found nothing more.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first

@@ -34,6 +34,9 @@ use shutdown::{Phase, Shutdown};
 /// One read takes at most this much.
 pub const READ_MAX: usize = 1024 * 1024;
 
+/// One read takes at most this much where others wait for their turn, or for what is read.
+pub const READ_SHARE: usize = 64 * 1024;
+
 /// One read is offered at least this much: what is left of an arena below it is not worth a call.
 pub const READ_MIN: usize = 4 * 1024;
 

@@ -47,7 +47,7 @@ const STALL: Duration = Duration::from_secs(1);
 /// and wakes the sender, once a read.
 const BULK_ARENA: usize = 1024 * 1024;
 
-/// … of a buffer that has so many of them; else they are smaller.
+/// … where an output's part of the buffer has so many of them; else they are smaller.
 const BULK_ARENAS: usize = 16;
 
 /// … and so many are on their way at most while outputs keep up.
@@ -385,9 +385,11 @@ fn recording(
     })
 }
 
-/// Peers only send: they wait for nothing but the outputs.
+/// What peers send comes in bulk, and what is sent to them, if anything is, can wait for it.
 fn take_bulk(recording: &mut Recording) {
-    recording.arena = (recording.buffer / BULK_ARENAS).clamp(ARENA_SIZE, BULK_ARENA);
+    // Each output has a share of it, where it may miss records.
+    let share = recording.buffer / recording.outputs.len().max(1);
+    recording.arena = (share / BULK_ARENAS).clamp(ARENA_SIZE, BULK_ARENA);
     recording.pacing.lead = BULK_LEAD;
 }
 

@@ -2,11 +2,14 @@
 //!
 //! What is on its way is memory that is soon used again, and lies in the processor's caches as long as it
 //! is not much; the whole buffer, gone through in a circle, lies in none. So the sockets wait for outputs
-//! that work, though there is room, and run ahead only of those that are slow, or stand.
+//! that work it off, though there is room. Where one of them is slow, or stands, all the buffer is theirs,
+//! and nobody waits: it would hold up the others, and bring nothing.
 
+use crate::output::Output;
 use crate::record::batch::BatchPool;
 
-/// Outputs that have given nothing back for this long are not as fast as memory: all the buffer is theirs.
+/// Within this time an output that keeps up works off half of what a batch takes at least; that is 130 MB/s
+/// with the largest.
 pub const PATIENCE_US: u64 = 5_000;
 
 /// See the [module](self).
@@ -16,39 +19,64 @@ pub(super) struct Lead {
     batches: usize,
     /// It is waited until half of them have come back: a wait for each of them would cost more.
     is_waiting: bool,
-    /// Batches that had come back when that was looked at last, and since when no other has.
-    returned: u64,
-    since_us: u64,
+    /// Of each output, when it was last seen to keep up.
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    at_us: u64,
+    worked_off: u64,
 }
 
 impl Lead {
-    pub(super) fn of(batches: usize) -> Self {
+    pub(super) fn of(batches: usize, outputs: &[Output]) -> Self {
         Self {
             batches,
             is_waiting: false,
-            returned: 0,
-            since_us: 0,
+            seen: vec![Seen::default(); outputs.len()],
         }
     }
 
     /// Until when the next batch is to wait, if it is; the bell rings when it need not.
-    pub(super) fn until_us(&mut self, pool: &BatchPool, now_us: u64) -> Option<u64> {
+    pub(super) fn until_us(
+        &mut self,
+        pool: &BatchPool,
+        outputs: &[Output],
+        now_us: u64,
+    ) -> Option<u64> {
         let most = pool.batch_charge().saturating_mul(self.batches);
         let few = most / 2;
         self.is_waiting = pool.charged() > if self.is_waiting { few } else { most };
-        let until_us = self.is_waiting.then(|| self.given_up_us(pool, now_us));
+        let until_us = match self.is_waiting {
+            true => self.given_up_us(pool, outputs, now_us),
+            false => None,
+        };
         let until_us = until_us.filter(|&until_us| now_us < until_us);
         // Who does not wait for this may wait for any memory at all.
         pool.ring_at(until_us.map_or(usize::MAX, |_| few));
         until_us
     }
 
-    fn given_up_us(&mut self, pool: &BatchPool, now_us: u64) -> u64 {
-        let returned = pool.returned();
-        if self.returned != returned {
-            (self.returned, self.since_us) = (returned, now_us);
+    /// When one of the outputs that have something to do no longer keeps up.
+    fn given_up_us(&mut self, pool: &BatchPool, outputs: &[Output], now_us: u64) -> Option<u64> {
+        let enough = pool.batch_charge() as u64 / 2;
+        let mut first_us = None;
+        for (output, seen) in outputs.iter().zip(&mut self.seen) {
+            if output.has_ended() || output.is_idle() {
+                continue;
+            }
+            let worked_off = output.worked_off();
+            if worked_off - seen.worked_off >= enough {
+                *seen = Seen {
+                    at_us: now_us,
+                    worked_off,
+                };
+            }
+            let until_us = seen.at_us.saturating_add(PATIENCE_US);
+            first_us = Some(first_us.map_or(until_us, |first_us| until_us.min(first_us)));
         }
-        self.since_us.saturating_add(PATIENCE_US)
+        first_us
     }
 }
 
@@ -58,55 +86,116 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
-    use crate::record::Framing;
-    use crate::record::batch::Batch;
+    use crate::notice::Notify;
+    use crate::output::queue::{Job, Queue};
     use crate::record::doorbell::Doorbell;
+    use crate::record::{EndReason, Framing, Timestamp};
 
     const ARENA: usize = 4096;
 
-    fn take(pool: &BatchPool, count: usize) -> Vec<Batch> {
-        let batches = std::iter::repeat_with(|| pool.acquire().expect("there is room"));
-        batches.take(count).collect()
+    /// Two outputs behind a lead of four batches.
+    struct Bench {
+        pool: BatchPool,
+        queues: [Arc<Queue>; 2],
+        outputs: Vec<Output>,
+        lead: Lead,
+        doorbell: Arc<Doorbell>,
+        rung: Arc<AtomicUsize>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let rung = Arc::new(AtomicUsize::new(0));
+            let ear = Arc::clone(&rung);
+            let doorbell = Arc::new(Doorbell::new(move || {
+                ear.fetch_add(1, SeqCst);
+            }));
+            let limit = 100 * BatchPool::batch_cost(ARENA);
+            let pool = BatchPool::new(ARENA, limit, Framing::Chunk, Arc::clone(&doorbell));
+            let queues = [(); 2].map(|()| Arc::new(Queue::new(None, Arc::clone(&doorbell))));
+            let outputs = queues.iter().map(|queue| {
+                let notify = Notify::new(|_| {});
+                Output::new(String::new(), Arc::clone(queue), notify)
+            });
+            let outputs: Vec<_> = outputs.collect();
+            Self {
+                pool,
+                lead: Lead::of(4, &outputs),
+                queues,
+                outputs,
+                doorbell,
+                rung,
+            }
+        }
+
+        /// Sends so many batches with hardly any room left in them.
+        fn send(&self, count: usize) {
+            for _ in 0..count {
+                let mut batch = self.pool.acquire().expect("there is room");
+                while batch.spare_heads() > 0 {
+                    batch.push_end(Timestamp::default(), EndReason::Shutdown);
+                }
+                let batch = batch.seal();
+                for output in &self.outputs {
+                    output.send(&batch);
+                }
+            }
+        }
+
+        fn works_off(&self, nth: usize, count: usize) {
+            for _ in 0..count {
+                match self.queues[nth].pop() {
+                    Some(Job::Batch(batch)) => self.queues[nth].give_back(batch),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+
+        fn until_us(&mut self, now_us: u64) -> Option<u64> {
+            self.lead.until_us(&self.pool, &self.outputs, now_us)
+        }
     }
 
     #[test]
-    fn outputs_that_work_are_waited_for_until_half_of_the_lead_is_back() {
-        let rung = Arc::new(AtomicUsize::new(0));
-        let ear = Arc::clone(&rung);
-        let doorbell = Arc::new(Doorbell::new(move || {
-            ear.fetch_add(1, SeqCst);
-        }));
-        let limit = 100 * BatchPool::batch_cost(ARENA);
-        let pool = BatchPool::new(ARENA, limit, Framing::Chunk, Arc::clone(&doorbell));
-        let mut lead = Lead::of(4);
+    fn outputs_that_keep_up_are_waited_for_until_half_of_the_lead_is_back() {
+        let mut bench = Bench::new();
+        let full = |bench: &Bench| bench.pool.charged() / bench.pool.batch_charge();
+        bench.send(20);
+        let most = full(&bench);
+        assert!(most > 4, "{most}");
+        assert_eq!(bench.until_us(10_000), None, "none has worked anything off");
+        bench.works_off(0, 10);
+        assert_eq!(bench.until_us(10_000), None, "one of the two has not");
+        bench.works_off(1, 10);
+        assert_eq!(bench.until_us(10_000), Some(10_000 + PATIENCE_US));
 
-        let mut held = take(&pool, 4);
-        assert_eq!(
-            lead.until_us(&pool, 10_000),
-            None,
-            "the lead is not used up"
-        );
-        held.extend(take(&pool, 1));
-        assert_eq!(lead.until_us(&pool, 10_000), None, "nothing ever came back");
-        held.truncate(4);
-        held.extend(take(&pool, 1));
-        assert_eq!(lead.until_us(&pool, 10_000), Some(10_000 + PATIENCE_US));
+        bench.doorbell.arm();
+        while bench.rung.load(SeqCst) == 0 {
+            assert!(bench.until_us(11_000) >= Some(10_000 + PATIENCE_US));
+            bench.works_off(0, 1);
+            bench.works_off(1, 1);
+        }
+        let half = 2 * bench.pool.batch_charge();
+        assert!(bench.pool.charged() <= half, "it is woken for each");
+        assert_eq!(bench.until_us(11_000), None);
+    }
 
-        // Three are left, and then two, which is half.
-        doorbell.arm();
-        held.truncate(3);
-        assert_eq!(rung.load(SeqCst), 0, "it is not woken for each");
-        assert_eq!(lead.until_us(&pool, 12_000), Some(12_000 + PATIENCE_US));
-        held.truncate(2);
-        assert_eq!(rung.load(SeqCst), 1);
-        assert_eq!(lead.until_us(&pool, 12_000), None);
-
-        // The outputs stand: all memory is theirs, and the bell rings for any.
-        held.extend(take(&pool, 3));
-        assert_eq!(lead.until_us(&pool, 13_000), Some(13_000 + PATIENCE_US));
-        assert_eq!(lead.until_us(&pool, 13_000 + PATIENCE_US), None);
-        doorbell.arm();
-        held.truncate(4);
-        assert_eq!(rung.load(SeqCst), 2);
+    #[test]
+    fn nobody_waits_for_the_lead_where_an_output_stands() {
+        let mut bench = Bench::new();
+        bench.send(40);
+        bench.works_off(0, 10);
+        bench.works_off(1, 10);
+        assert_eq!(bench.until_us(10_000), Some(15_000));
+        // The first goes on, and the second does not.
+        bench.works_off(0, 10);
+        assert_eq!(bench.until_us(14_000), Some(15_000));
+        assert_eq!(bench.until_us(15_000), None);
+        bench.works_off(0, 10);
+        assert_eq!(bench.until_us(16_000), None);
+        // The bell rings for any memory then.
+        bench.doorbell.arm();
+        bench.works_off(1, 1);
+        assert_eq!(bench.rung.load(SeqCst), 1);
     }
 }

@@ -17,8 +17,8 @@ use super::recorder::Recorder;
 use super::stream::{Read, Stream};
 use super::turn::{Caller, Calls, Conn, Engine, Kind};
 use super::{Error, Outcome, Recording, Wakers, listen_all, start_record};
-use crate::capture::Slot;
 use crate::capture::shutdown::Phase;
+use crate::capture::{READ_SHARE, Slot};
 use crate::notice::{Cause, Notice, Notify, Then, describe};
 use crate::output;
 use crate::record::deadline::Deadlines;
@@ -60,9 +60,6 @@ const STRIKES: u32 = 10;
 /// Bytes for a side that the kernel takes beyond what is on its way. It likes to take megabytes, which a
 /// connection that is to be closed would have to wait for, and which hide that a side is slow.
 pub const UNSENT_MAX: u32 = 128 * 1024;
-
-/// One read takes at most this much, for as much may have to be held.
-const READ_MAX: usize = 64 * 1024;
 
 /// Reads of a connection in a turn: one of each side.
 const READS_A_TURN: usize = 2;
@@ -457,7 +454,7 @@ impl Engine {
         };
         let capture = &mut self.recorder.capture;
         let buffer = capture.read_buffer(slot, side.direction());
-        let most = buffer.len().min(READ_MAX);
+        let most = buffer.len().min(READ_SHARE);
         let buffer = &mut buffer[..most];
         let leaves = proxy.held + buffer.len() > HELD_MAX;
         let Passed { len, is_end } = relayed.pass(side, passes, leaves, buffer);

@@ -32,9 +32,9 @@ pub struct Recorder<C = SystemClock> {
     router: Router,
     clock: C,
     notify: Notify,
-    /// Something was to be recorded and the outputs hold all memory.
+    /// Something was to be recorded and the outputs hold all memory, …
     is_starved: bool,
-    /// … or all outputs may miss records and are waited for, up to this time.
+    /// … or are waited for, up to this time.
     outputs_rest_until: Option<u64>,
     status: Option<Status>,
 }
@@ -121,7 +121,7 @@ impl<C: Clock> Recorder<C> {
     // --- batches ---------------------------------------------------------------------------------
 
     /// Makes sure that the next event, of the connection at `slot` or of none, can be recorded.
-    /// `false` while the outputs hold all memory: then the loop waits for them.
+    /// `false` while the outputs hold all memory, or are waited for: then the loop waits for them.
     pub fn make_room(&mut self, slot: Option<Slot>) -> bool {
         if self.capture.has_room(slot) {
             return true;

@@ -53,9 +53,9 @@ impl Router {
         Self {
             pool,
             standing: vec![None; outputs.len()],
+            lead: Lead::of(pacing.lead, &outputs),
             outputs,
             is_finishing: false,
-            lead: Lead::of(pacing.lead),
             pacing,
         }
     }
@@ -63,7 +63,7 @@ impl Router {
     /// Until when the next batch is to wait for outputs, if it is.
     pub(super) fn waits_until_us(&mut self, now_us: u64) -> Option<u64> {
         let until_us = self.waits_for_full_until_us(now_us);
-        until_us.max(self.lead.until_us(&self.pool, now_us))
+        until_us.max(self.lead.until_us(&self.pool, &self.outputs, now_us))
     }
 
     /// … for those that may miss it, have no room for it and still work. Where an output may miss nothing, the pool

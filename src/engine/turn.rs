@@ -24,7 +24,7 @@ use super::stream::{Read, Stream};
 use super::systemd::Supervisor;
 use super::{Error, Outcome, SIGNALS, WAKER, Wakers, system};
 use crate::capture::shutdown::Phase;
-use crate::capture::{READ_MAX, Slot};
+use crate::capture::{READ_MAX, READ_SHARE, Slot};
 use crate::notice::{Notice, Notify};
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
@@ -34,12 +34,9 @@ use crate::relay::Side;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Bytes that are read of all connections in a turn, about: it takes no longer than half a millisecond, and a
-/// fast peer waits for its turn like all others.
+/// Bytes that are read of all connections in a turn, about, or [`READ_SHARE`] of each that has it if that is
+/// more: a fast peer waits for its turn like all others.
 const READ_A_TURN: usize = 4 * READ_MAX;
-
-/// … and at least this much of each that has it.
-const READ_SHARE: usize = 64 * 1024;
 
 /// Connections whose time is over that are looked at in a turn: where it is over for a hundred thousand
 /// at once, others still have their turns.

@@ -9,7 +9,7 @@
 use std::borrow::Cow;
 use std::mem::{self, size_of};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::doorbell::Doorbell;
@@ -288,8 +288,6 @@ fn range(start: u32, len: u32) -> Range<usize> {
 impl Drop for Batch {
     fn drop(&mut self) {
         let storage = mem::take(&mut self.storage);
-        // Before the bell rings, so that who hears it finds it counted.
-        self.pool.returned.fetch_add(1, SeqCst);
         self.pool.put_back(storage, self.charge);
     }
 }
@@ -417,8 +415,6 @@ struct Shared {
     limit: usize,
     /// Bytes that batches hold. Never above `limit`.
     charged: AtomicUsize,
-    /// Batches that have come back.
-    returned: AtomicU64,
     /// The bell rings for memory that comes back once no more than this is held.
     rings_at: AtomicUsize,
     free: Mutex<Vec<Storage>>,
@@ -427,14 +423,14 @@ struct Shared {
 
 impl BatchPool {
     /// Arenas of `arena` bytes, `limit` bytes in all (raised to what two batches need), records as
-    /// `framing` splits them. `doorbell` rings whenever memory comes back.
+    /// `framing` splits them. `doorbell` rings whenever memory comes back
+    /// (but see [`BatchPool::ring_at`]).
     pub fn new(arena: usize, limit: usize, framing: Framing, doorbell: Arc<Doorbell>) -> Self {
         let shared = Shared {
             framing,
             arena,
             limit: limit.max(2 * Self::batch_cost(arena)),
             charged: AtomicUsize::new(0),
-            returned: AtomicU64::new(0),
             rings_at: AtomicUsize::new(usize::MAX),
             free: Mutex::default(),
             doorbell,
@@ -487,11 +483,6 @@ impl BatchPool {
     /// Bytes that batches hold now.
     pub fn charged(&self) -> usize {
         self.shared.charged.load(SeqCst)
-    }
-
-    /// Batches that have come back so far, to tell whether those who hold them work.
-    pub fn returned(&self) -> u64 {
-        self.shared.returned.load(SeqCst)
     }
 
     /// Has the bell ring for memory that comes back only once no more than so many bytes are held. Who

@@ -174,6 +174,7 @@ impl World<'_> {
         let has_room = self.recorder.make_room(slot);
         self.observe();
         if has_room {
+            self.waits_since_us = None;
             self.seen.see_if(was_full, "room: a batch is full");
             self.begin_batch();
             let is_there = self.recorder.capture.has_room(slot);
@@ -189,7 +190,18 @@ impl World<'_> {
         self.seen.see("room: starved");
         let pacing = self.choices.pacing;
         if self.pool.has_batch() && self.pool.charged() > self.choices.lead() / 2 {
-            self.seen.see("pacing: waits for what is on its way");
+            let now_us = self.clock.now_us();
+            let since_us = *self.waits_since_us.get_or_insert(now_us);
+            let stands = |moved_us: u64| moved_us.max(since_us) + PATIENCE_US <= now_us;
+            let mut outputs = self.outputs.iter().filter(|output| output.holds_batches());
+            let has_standing = outputs.any(|output| !output.has_ended() && stands(output.moved_us));
+            let waits_for_full = self.waits_for_full() && !pacing.time.is_zero();
+            assert!(
+                !has_standing || waits_for_full,
+                "one stands, and others wait"
+            );
+            self.seen
+                .see_if(!has_standing, "pacing: waits for what is on its way");
         } else if self.pool.has_batch() {
             assert!(!pacing.time.is_zero() && self.waits_for_full());
             let mut outputs = self.outputs.iter();

@@ -103,6 +103,8 @@ pub struct World<'a> {
     pub house_rests: bool,
     /// Memory that is not there for a while, as if outputs held it.
     pub hoard: Option<Batch>,
+    /// Since when outputs are waited for because much is on its way.
+    pub waits_since_us: Option<u64>,
     /// Nothing happens but what the loop does.
     pub is_still: bool,
     /// Peers that ever wanted to connect.
@@ -178,6 +180,7 @@ impl<'a> World<'a> {
             frozen: None,
             house_rests: false,
             hoard: None,
+            waits_since_us: None,
             is_still: false,
             callers: 0,
         };

@@ -6,7 +6,7 @@ use std::mem;
 use mio::Token;
 
 use super::{FIRST_LINK, Playback};
-use crate::capture::Slot;
+use crate::capture::{READ_SHARE, Slot};
 use crate::engine::dial::{Connected, Outcome};
 use crate::engine::stream::{Read, Stream};
 use crate::notice::describe;
@@ -225,10 +225,10 @@ impl Playback<'_> {
         }
         let link = &mut self.links[nth];
         let session = link.session;
-        match link
-            .stream
-            .read(self.recorder.capture.read_buffer(slot, Direction::In))
-        {
+        let buffer = self.recorder.capture.read_buffer(slot, Direction::In);
+        // What is due to be sent waits for it.
+        let room = buffer.len().min(READ_SHARE);
+        match link.stream.read(&mut buffer[..room]) {
             Read::Bytes(len) => {
                 let now = self.clock.now();
                 self.recorder
