@@ -3,8 +3,8 @@
 //! One thread waits, latches what the kernel says is ready, then does bounded work: some accepts a
 //! listener, one read a connection, whatever is due. What came goes into the capture core's batch;
 //! a batch leaves when it is full or when an output is idle. When the outputs hold all memory, or are
-//! waited for, the loop reads nothing, keeps every latch (the kernel tells only once) and sleeps until one of them
-//! rings.
+//! waited for, the loop reads nothing, keeps every latch (the kernel tells only once) and sleeps until
+//! one of them rings.
 
 mod accept;
 pub mod address;
