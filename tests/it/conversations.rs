@@ -48,6 +48,8 @@ fn what_redis_was_told_through_a_proxy_can_be_told_another() {
     let printed = ask(&cli, port(&tape), folder.path(), &commands);
     assert!(printed.starts_with("OK\n3\n1\n"), "{printed}");
     assert!(printed.ends_with(&format!("501\nOK\n{big}\n")));
+    // What overlaps is played side by side, and asks for what the other has not said yet.
+    until_written(&tape.path("a.ndjson"), "\"close\"", 1);
     let printed = ask(&cli, port(&tape), folder.path(), "GET pump\nNONSENSE\n");
     assert!(
         printed.starts_with("running\nERR unknown command"),
