@@ -23,6 +23,7 @@ use slab::Slab;
 
 use crate::record::batch::Batch;
 use crate::record::deadline::Deadlines;
+use crate::record::framing::CHUNK_MAX;
 use crate::record::time::micros;
 use crate::record::{
     CloseReason, ConnId, Direction, EndReason, Endpoints, Framing, Start, Timestamp, Totals,
@@ -35,7 +36,7 @@ use shutdown::{Phase, Shutdown};
 pub const READ_MAX: usize = 1024 * 1024;
 
 /// One read takes at most this much where others wait for their turn, or for what is read.
-pub const READ_SHARE: usize = 64 * 1024;
+pub const READ_SHARE: usize = CHUNK_MAX;
 
 /// One read is offered at least this much: what is left of an arena below it is not worth a call.
 pub const READ_MIN: usize = 4 * 1024;

@@ -13,7 +13,7 @@ use super::args::{
 };
 use super::captures::{is_same_file, is_stdout, selection, sources};
 use super::outputs::{is_seen, output_options, outputs};
-use crate::capture::{self, admission};
+use crate::capture::{self, READ_MAX, admission};
 use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
@@ -43,9 +43,9 @@ pub(super) fn usage<T>(message: impl Into<String>) -> Result<T, UsageError> {
 /// How long outputs that may miss records are waited for while they stand still.
 const STALL: Duration = Duration::from_secs(1);
 
-/// Where peers only send, as much is read at once as an arena of this size holds: the kernel acknowledges,
-/// and wakes the sender, once a read.
-const BULK_ARENA: usize = 1024 * 1024;
+/// Where peers send in bulk, an arena holds as much as one read may bring: the kernel acknowledges, and wakes
+/// the sender, once a read.
+const BULK_ARENA: usize = READ_MAX;
 
 /// … where an output's part of the buffer has so many of them; else they are smaller.
 const BULK_ARENAS: usize = 16;

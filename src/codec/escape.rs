@@ -1,5 +1,7 @@
 //! Which characters must not reach a terminal as they are.
 
+use wide::u8x16;
+
 /// Whether `c`, beyond ASCII, could steer a terminal or deceive its reader: C1 controls, characters
 /// that turn the writing direction or cannot be seen (format controls, Cf in the Unicode Character
 /// Database), and the two separators that some programs take for the end of a line.
@@ -37,21 +39,24 @@ pub(super) fn plain_run(bytes: &[u8], is_special: impl Fn(u8) -> bool) -> usize 
     at + found.unwrap_or(rest.len())
 }
 
+/// Bytes that one [`u8x16`] holds.
+pub(super) const LANES: usize = 16;
+
 /// Bytes in a block of [`special_bits`].
 pub(super) const BITS: usize = 64;
 
-/// A bit for each byte of `block`, the first lowest: whether it is special. The comparison compiles
-/// to vector instructions; each eight of its results, 0 or 1, are gathered by a multiplication that
-/// moves byte `n`'s lowest bit to bit `56 + n`.
-pub(super) fn special_bits(block: &[u8; BITS], is_special: impl Fn(u8) -> bool) -> u64 {
-    const GATHER: u64 = 0x0102_0408_1020_4080;
-    let flags = block.map(|byte| u8::from(is_special(byte)));
-    let mut bits = 0;
-    for (nth, flags) in flags.chunks_exact(8).enumerate() {
-        let flags = u64::from_le_bytes(flags.try_into().expect("it has eight bytes"));
-        bits |= (flags.wrapping_mul(GATHER) >> 56) << (nth * 8);
-    }
-    bits
+/// A bit for each byte of `block`, the first lowest: whether `is_special` sets its highest.
+pub(super) fn special_bits(block: &[u8; BITS], is_special: impl Fn(u8x16) -> u8x16) -> u64 {
+    let bits = block.chunks_exact(LANES).map(|bytes| {
+        let bits = is_special(lanes(bytes)).move_mask();
+        u64::from(bits as u32)
+    });
+    bits.rfold(0, |sum, bits| sum << LANES | bits)
+}
+
+/// `bytes`, which are [`LANES`] in number.
+pub(super) fn lanes(bytes: &[u8]) -> u8x16 {
+    u8x16::new(bytes.try_into().expect("they are as many"))
 }
 
 /// Appends `number`, in decimal.
@@ -114,6 +119,10 @@ mod tests {
     #[test]
     fn bits_and_runs_agree_with_a_look_at_each_byte() {
         let is_special = |byte: u8| byte < 0x20 || byte == 0x7f;
+        let are_special = |bytes: u8x16| {
+            let is_control = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
+            is_control | bytes.cmp_eq(u8x16::splat(0x7f))
+        };
         let mut random = fastrand::Rng::with_seed(17);
         for _ in 0..20_000 {
             let sparse = random.u8(1..=255);
@@ -121,7 +130,7 @@ mod tests {
                 draw if draw < sparse => b'a',
                 draw => draw,
             });
-            let bits = special_bits(&block, is_special);
+            let bits = special_bits(&block, are_special);
             for (nth, &byte) in block.iter().enumerate() {
                 assert_eq!(bits >> nth & 1 == 1, is_special(byte));
             }

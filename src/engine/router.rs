@@ -66,8 +66,8 @@ impl Router {
         until_us.max(self.lead.until_us(&self.pool, &self.outputs, now_us))
     }
 
-    /// … for those that may miss it, have no room for it and still work. Where an output may miss nothing, the pool
-    /// bounds what it holds.
+    /// … for those that may miss it, have no room for it and still work. Where an output may miss nothing, the
+    /// pool bounds what it holds.
     fn waits_for_full_until_us(&mut self, now_us: u64) -> Option<u64> {
         let charge = self.pool.batch_charge();
         let mut latest_us = None;

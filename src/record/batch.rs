@@ -423,8 +423,8 @@ struct Shared {
 
 impl BatchPool {
     /// Arenas of `arena` bytes, `limit` bytes in all (raised to what two batches need), records as
-    /// `framing` splits them. `doorbell` rings whenever memory comes back
-    /// (but see [`BatchPool::ring_at`]).
+    /// `framing` splits them. `doorbell` rings whenever memory comes back, but see
+    /// [`BatchPool::ring_at`].
     pub fn new(arena: usize, limit: usize, framing: Framing, doorbell: Arc<Doorbell>) -> Self {
         let shared = Shared {
             framing,

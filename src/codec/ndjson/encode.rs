@@ -2,12 +2,12 @@
 //!
 //! Each record is appended to the output's buffer in one pass: no intermediate value, no
 //! allocation; strings are copied in runs between the bytes that want an escape. What the
-//! `wire` structs and `serde_json` would write is what this writes (DEL aside: see [`needs_escape`]).
+//! `wire` structs and `serde_json` would write is what this writes (DEL aside: see [`wants_escape`]).
 
 use super::super::Audience;
 use super::super::escape::{BITS, is_deceptive, push_number, special_bits};
 use super::VERSION;
-use super::short::{Text, push_plain};
+use super::short::{Text, push_plain, wants_escape};
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::time::WallTimeText;
 use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Start, Timestamp};
@@ -292,12 +292,6 @@ pub(super) fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     push_number(out, value);
 }
 
-/// What JSON demands, and DEL, which jq (1.5 to 1.8) escapes too: a capture that went through
-/// `jq -c .` stays as it was.
-fn needs_escape(byte: u8) -> bool {
-    (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (byte == 0x7f)
-}
-
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     // What has been copied ends here; what is plain since then is copied as one run.
     let mut copied = 0;
@@ -307,7 +301,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
         push_escape(bytes[at], out);
     };
     let mut escape_block = |start: usize, block: &[u8; BITS], out: &mut Vec<u8>| {
-        let mut bits = special_bits(block, needs_escape);
+        let mut bits = special_bits(block, wants_escape);
         while bits != 0 {
             escape_at(start + bits.trailing_zeros() as usize, out);
             bits &= bits - 1;

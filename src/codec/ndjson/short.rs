@@ -3,11 +3,10 @@
 
 use wide::u8x16;
 
+use super::super::escape::{LANES, lanes};
+
 /// Bytes of a [`Text`] that are copied at once.
 const STEP: usize = 64;
-
-/// Bytes that [`push_plain`] looks at, and copies, at once.
-const LOOK: usize = 16;
 
 /// A text that is put on many lines: filled up to whole steps.
 #[derive(Debug, Default)]
@@ -43,34 +42,40 @@ impl Text {
 pub(super) fn push_plain(bytes: &[u8], out: &mut Vec<u8>) -> bool {
     let start = out.len();
     let mut found = u8x16::ZERO;
-    for bytes in bytes.chunks_exact(LOOK) {
-        push_exactly::<LOOK>(bytes, out);
-        found |= look_at(bytes);
+    for bytes in bytes.chunks_exact(LANES) {
+        push_exactly::<LANES>(bytes, out);
+        found |= is_not_plain(bytes);
     }
-    match bytes.last_chunk::<LOOK>() {
+    match bytes.last_chunk::<LANES>() {
         // Some of them for the second time.
         Some(last) => {
-            out.truncate(start + bytes.len() - LOOK);
-            push_exactly::<LOOK>(last, out);
-            found |= look_at(last);
+            out.truncate(start + bytes.len() - LANES);
+            push_exactly::<LANES>(last, out);
+            found |= is_not_plain(last);
         }
         None => {
-            let mut filled = [b' '; LOOK];
+            let mut filled = [b' '; LANES];
             filled[..bytes.len()].copy_from_slice(bytes);
-            push_exactly::<LOOK>(&filled, out);
+            push_exactly::<LANES>(&filled, out);
             out.truncate(start + bytes.len());
-            found |= look_at(&filled);
+            found |= is_not_plain(&filled);
         }
     }
     found.move_mask() == 0
 }
 
-/// The highest bit of each byte: whether it wants an escape, or is no ASCII, which has that bit.
-fn look_at(bytes: &[u8]) -> u8x16 {
-    let bytes = u8x16::new(bytes.try_into().expect("it is as long"));
+/// Of each byte the highest bit: what JSON demands an escape for, and DEL, which jq (1.5 to 1.8) escapes too: a
+/// capture that went through `jq -c .` stays as it was.
+pub(super) fn wants_escape(bytes: u8x16) -> u8x16 {
     let is = |byte: u8| bytes.cmp_eq(u8x16::splat(byte));
     let is_control = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
-    is_control | is(b'"') | is(b'\\') | is(0x7f) | bytes
+    is_control | is(b'"') | is(b'\\') | is(0x7f)
+}
+
+/// … or it is no ASCII, which has that bit itself.
+fn is_not_plain(bytes: &[u8]) -> u8x16 {
+    let bytes = lanes(bytes);
+    wants_escape(bytes) | bytes
 }
 
 fn push_exactly<const N: usize>(bytes: &[u8], out: &mut Vec<u8>) {
