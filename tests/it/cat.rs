@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -407,6 +408,19 @@ fn what_is_moved_away_and_begun_again_is_followed() {
     assert_eq!(out, "before\none\ntwo\nthree\n");
 }
 
+/// The first connection, which has sent the first line, and who follows it as `out`: having printed that line,
+/// stopped.
+fn one_line_behind(tape: &Tape, folder: &Path, capture: &str) -> (TcpStream, Tape) {
+    let mut stream = tape.connect();
+    stream
+        .write_all(numbered(0..1).as_bytes())
+        .expect("it reads");
+    let follower = follow(folder, &[capture, "--raw"], "out");
+    until_holds(&folder.join("out"), numbered(0..1).len());
+    follower.signal(Signal::STOP);
+    (stream, follower)
+}
+
 #[test]
 fn what_is_closed_while_the_reader_stands_still_is_read_or_said_to_be_gone() {
     fn check(options: &[&str], is_whole: bool) {
@@ -418,13 +432,7 @@ fn what_is_closed_while_the_reader_stands_still_is_read_or_said_to_be_gone() {
         ]
         .concat();
         let tape = Tape::listen_in(folder.path(), &args);
-        let mut stream = tape.connect();
-        stream
-            .write_all(numbered(0..1).as_bytes())
-            .expect("it reads");
-        let follower = follow(folder.path(), &["a.ndjson", "--raw"], "out");
-        until_holds(&out, numbered(0..1).len());
-        follower.signal(Signal::STOP);
+        let (mut stream, follower) = one_line_behind(&tape, folder.path(), "a.ndjson");
         stream
             .write_all(numbered(1..1000).as_bytes())
             .expect("it reads");
@@ -501,13 +509,7 @@ fn a_file_of_one_connection_is_followed_among_those_of_others() {
         "zstd",
     ];
     let tape = Tape::listen_in(folder.path(), &args);
-    let mut first = tape.connect();
-    first
-        .write_all(numbered(0..1).as_bytes())
-        .expect("it reads");
-    let follower = follow(folder.path(), &["1.ndjson", "--raw"], "out");
-    until_holds(&out, numbered(0..1).len());
-    follower.signal(Signal::STOP);
+    let (mut first, follower) = one_line_behind(&tape, folder.path(), "1.ndjson");
     for round in 0..10 {
         let lines = numbered(round * 50 + 1..round * 50 + 51);
         first.write_all(lines.as_bytes()).expect("it reads");
