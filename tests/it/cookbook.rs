@@ -8,6 +8,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use regex_lite::Regex;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -233,13 +234,20 @@ fn is_possible(recipe: &Recipe) -> bool {
         })
 }
 
+/// A port that nobody listens on, nor is given by the kernel: those that it chooses for others, here and in other
+/// tests, lie above (`ip_local_port_range`).
 fn free_port() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener
-        .local_addr()
-        .expect("it has one")
-        .port()
-        .to_string()
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 10_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Another run of these tests begins elsewhere.
+    let begin = std::process::id().wrapping_mul(97);
+    let mut ports = (0..COUNT).map(|_| {
+        let nth = begin.wrapping_add(NEXT.fetch_add(1, Relaxed));
+        (FIRST + nth % COUNT) as u16
+    });
+    let is_free = |port: &u16| TcpListener::bind(("::", *port)).is_ok();
+    ports.find(is_free).expect("a free port").to_string()
 }
 
 fn check(recipe: &Recipe) -> Result<(), String> {
