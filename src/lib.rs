@@ -28,7 +28,7 @@
 //! | *peer*, *local* | the other end of a connection, and this end |
 //! | *target* | the server that is dialled: by a proxy for each peer, by a replay for each session |
 //! | *device* | a peer that was dialled because it does not dial itself |
-//! | *chunk* | the bytes that one read returned, or 64 KiB of them |
+//! | *chunk* | the bytes that one read returned, as records: [`record::chunk::Chunk`] |
 //! | *record* | one stored event: [`record::Record`] |
 //! | *frame*, *framing* | how a connection's bytes become `data` records: [`record::Framing`] |
 //! | *carry* | the beginning of a line whose end has not come |

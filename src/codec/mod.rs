@@ -11,6 +11,7 @@ mod text;
 
 use std::str::FromStr;
 
+use crate::record::chunk::Chunk;
 use crate::record::{Direction, Event, Record};
 
 /// Bytes as a person reads them and no terminal obeys them: printable text as it is, all else as
@@ -101,6 +102,25 @@ impl Encoder {
             Self::Hex(encoder) => encoder.encode(record, out),
             Self::Json(encoder) => encoder.encode(record, out),
             Self::Raw(_) => out.extend_from_slice(self.raw_bytes(record).unwrap_or_default()),
+        }
+    }
+
+    /// Appends records of `chunk` to `out`, one after another, until `goes_on`, which is told how long
+    /// `out` has become, is `false`, or none is left.
+    pub fn encode_chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        out: &mut Vec<u8>,
+        mut goes_on: impl FnMut(usize) -> bool,
+    ) {
+        if let Self::Json(encoder) = self {
+            return encoder.encode_chunk(chunk, out, goes_on);
+        }
+        for record in chunk {
+            self.encode(&record, out);
+            if !goes_on(out.len()) {
+                break;
+            }
         }
     }
 

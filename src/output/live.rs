@@ -23,6 +23,7 @@ use super::queue::Gap;
 use super::segment::SegmentNames;
 use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
 use crate::notice::{NOTICE_INTERVAL_US, Notice, Patience};
+use crate::record::chunk::Chunk;
 use crate::record::time::{WallTime, micros};
 use crate::record::{ConnId, EndReason, Event, Record, Timestamp};
 
@@ -152,6 +153,22 @@ impl LiveFile {
 
     // --- records ---------------------------------------------------------------------------------
 
+    pub(super) fn chunk(&mut self, chunk: &mut Chunk<'_>, outlet: &mut Outlet) {
+        if outlet.scribe.is_raw() {
+            return chunk.for_each(|record| self.record(&record, outlet));
+        }
+        while !chunk.is_empty() {
+            let enough = self.enough(chunk.time, outlet);
+            let last = self.sink.encode_chunk(chunk, &mut outlet.scribe, enough);
+            let at = Moment {
+                time: chunk.time,
+                seq: last.next_seq,
+            };
+            self.place(last.at, at, outlet);
+            self.flush_if_large(outlet);
+        }
+    }
+
     pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) {
         let at = Moment {
             time: record.time,
@@ -191,20 +208,24 @@ impl LiveFile {
         self.mark(at.seq, outlet);
         let before = self.sink.buffered();
         encode(outlet, self.sink.buffer());
-        let grown = self.sink.buffered() - before;
-        if grown == 0 {
+        if self.sink.buffered() == before {
             return;
         }
-        if counts && self.is_due(at.time, 0, outlet) {
-            self.rotate(before, at, outlet);
+        match counts {
+            true => self.place(before, at, outlet),
+            false => self.mark(outlet.scribe.next_seq(), outlet),
+        }
+        self.flush_if_large(outlet);
+    }
+
+    /// The record that was encoded last, and begins at `start`, is the first of the next segment if this one
+    /// has come to its end.
+    fn place(&mut self, start: usize, at: Moment, outlet: &mut Outlet) {
+        if self.is_due(at.time, 0, outlet) {
+            self.rotate(start, at, outlet);
         }
         self.mark(outlet.scribe.next_seq(), outlet);
-        if counts {
-            self.note_record(at.time, outlet);
-        }
-        if self.sink.buffered() >= WRITE_SIZE {
-            self.flush(outlet);
-        }
+        self.note_record(at.time, outlet);
     }
 
     /// Appends raw bytes.
@@ -224,9 +245,7 @@ impl LiveFile {
             self.flush(outlet);
         } else {
             self.sink.buffer().extend_from_slice(bytes);
-            if self.sink.buffered() >= WRITE_SIZE {
-                self.flush(outlet);
-            }
+            self.flush_if_large(outlet);
         }
     }
 
@@ -250,15 +269,31 @@ impl LiveFile {
         if !self.holds_records || time.elapsed_us < self.rests_until_us {
             return false;
         }
-        let end = if outlet.scribe.is_json() { END_SIZE } else { 0 };
         let is_full = outlet.options.rotation.size.is_some_and(|size| {
             if self.sink.is_compressed() {
                 self.sink.len() >= size
             } else {
-                self.sink.expected_len() + more + end > size
+                self.sink.expected_len() + more > before_end(size, outlet)
             }
         });
         is_full || self.due_us.is_some_and(|due_us| time.elapsed_us >= due_us)
+    }
+
+    /// Bytes that the buffer may have before a record of this time wants a look at whether it is due.
+    fn enough(&self, time: Timestamp, outlet: &Outlet) -> usize {
+        // Where it is, the next record is the one that does not belong to it; and it is due by nothing
+        // before it has a record.
+        if !self.holds_records || self.is_due(time, 0, outlet) {
+            return 0;
+        }
+        let size = outlet.options.rotation.size;
+        let size = size.filter(|_| !self.sink.is_compressed());
+        let room = size.map_or(u64::MAX, |size| {
+            before_end(size, outlet).saturating_sub(self.sink.expected_len())
+        });
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        room.saturating_add(self.sink.buffered())
+            .min(WRITE_SIZE - 1)
     }
 
     /// Closes the segment, and takes what stands in the buffer from `mark` on into the next.
@@ -407,6 +442,12 @@ impl LiveFile {
         self.sync_if_due(outlet);
         // If that failed, the next file has been begun.
         if self.sink.buffered() > 0 {
+            self.flush(outlet);
+        }
+    }
+
+    fn flush_if_large(&mut self, outlet: &mut Outlet) {
+        if self.sink.buffered() >= WRITE_SIZE {
             self.flush(outlet);
         }
     }
@@ -587,5 +628,13 @@ impl LiveFile {
         }
         let path = self.moved_to.unwrap_or(self.location.path);
         (self.sink.into_file(), path)
+    }
+}
+
+/// Where in a segment of this size its `end` is to begin.
+fn before_end(size: u64, outlet: &Outlet) -> u64 {
+    match outlet.scribe.is_json() {
+        true => size.saturating_sub(END_SIZE),
+        false => size,
     }
 }

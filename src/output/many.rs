@@ -15,6 +15,7 @@ use super::outlet::Outlet;
 use super::queue::Gap;
 use super::template::{Template, Values, date};
 use crate::notice::{Notice, Patience};
+use crate::record::chunk::Chunk;
 use crate::record::time::WallTime;
 use crate::record::{ConnId, EndReason, Endpoints, Event, Record};
 
@@ -94,44 +95,69 @@ impl ManyFiles {
             }
             _ => {}
         }
-        self.turn_page(at, outlet);
-        let path = match endpoints {
-            Some(endpoints) if self.template.needs_connection() => {
-                match self.paths.get(&endpoints.conn) {
-                    Some(path) => path.clone(),
-                    None => {
-                        let path = self.expand(Some(endpoints), outlet);
-                        self.paths.insert(endpoints.conn, path.clone());
-                        path
-                    }
-                }
-            }
-            other => self.expand(other, outlet),
-        };
+        let path = self.path(at, endpoints, outlet);
         let live = self.file(&path, at, endpoints, outlet);
         live.record(record, outlet);
-        self.buffered += RECORD_SIZE;
-        if let Event::Data { payload, .. } = &record.event {
-            self.buffered += payload.len();
-        }
+        let behind = Moment {
+            seq: record.next_seq(),
+            ..at
+        };
         if let (Event::Close { .. }, Some(endpoints)) = (&record.event, endpoints) {
             self.paths.remove(&endpoints.conn);
             if self.template.is_by_connection() {
-                let at = Moment {
-                    seq: record.next_seq(),
-                    ..at
-                };
-                self.close(&path, at, EndReason::Closed, Next::IsFinished, outlet);
+                self.close(&path, behind, EndReason::Closed, Next::IsFinished, outlet);
             }
         }
+        let payload = match &record.event {
+            Event::Data { payload, .. } => payload.len(),
+            _ => 0,
+        };
+        self.count(RECORD_SIZE + payload, behind, outlet);
+    }
+
+    pub(super) fn chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        endpoints: Option<&Endpoints>,
+        outlet: &mut Outlet,
+    ) {
+        let at = Moment {
+            time: chunk.time,
+            seq: chunk.next_seq,
+        };
+        let payload = chunk.len();
+        let path = self.path(at, endpoints, outlet);
+        let live = self.file(&path, at, endpoints, outlet);
+        live.chunk(chunk, outlet);
+        let behind = Moment {
+            seq: chunk.next_seq,
+            ..at
+        };
+        let records = (behind.seq - at.seq) as usize;
+        self.count(records * RECORD_SIZE + payload, behind, outlet);
+    }
+
+    /// So many bytes more were encoded, about.
+    fn count(&mut self, bytes: usize, behind: Moment, outlet: &mut Outlet) {
+        self.buffered += bytes;
         if self.buffered >= BUFFERED {
             self.flush(outlet);
-            let at = Moment {
-                seq: record.next_seq(),
-                ..at
-            };
-            self.expire(at, outlet);
+            self.expire(behind, outlet);
         }
+    }
+
+    /// Where the records of a connection go now.
+    fn path(&mut self, at: Moment, endpoints: Option<&Endpoints>, outlet: &mut Outlet) -> PathBuf {
+        self.turn_page(at, outlet);
+        let Some(endpoints) = endpoints.filter(|_| self.template.needs_connection()) else {
+            return self.expand(endpoints, outlet);
+        };
+        if let Some(path) = self.paths.get(&endpoints.conn) {
+            return path.clone();
+        }
+        let path = self.expand(Some(endpoints), outlet);
+        self.paths.insert(endpoints.conn, path.clone());
+        path
     }
 
     /// Another day is another file. A clock that is set back does not bring the old one back: its

@@ -16,6 +16,7 @@ use super::queue::{Gap, Queue};
 use super::sink::Sink;
 use crate::codec::Encoder;
 use crate::notice::{Notice, Notify};
+use crate::record::chunk::Chunk;
 use crate::record::time::Clock;
 use crate::record::{ConnId, Direction, EndReason, Event, GapReason, Record, Start, Timestamp};
 
@@ -157,6 +158,17 @@ impl Scribe {
     pub(super) fn record(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         self.encoder.encode(record, out);
         self.next_seq = record.next_seq();
+    }
+
+    /// See [`Encoder::encode_chunk`].
+    pub(super) fn chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        out: &mut Vec<u8>,
+        goes_on: impl FnMut(usize) -> bool,
+    ) {
+        self.encoder.encode_chunk(chunk, out, goes_on);
+        self.next_seq = chunk.next_seq;
     }
 
     pub(super) fn gap(&mut self, gap: &Gap, out: &mut Vec<u8>) {

@@ -6,6 +6,7 @@ use super::outlet::{Outlet, can_pass};
 use super::sink::{DIRECT_SIZE, Sink, WRITE_SIZE};
 use crate::notice::{Notice, Patience};
 use crate::record::Record;
+use crate::record::chunk::Chunk;
 
 /// It ends where it fails, and its output with it.
 #[derive(Debug)]
@@ -33,6 +34,15 @@ impl Pipe {
     pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) -> io::Result<()> {
         outlet.scribe.record(record, self.sink.buffer());
         self.flush_if_large(outlet)
+    }
+
+    pub(super) fn chunk(&mut self, chunk: &mut Chunk<'_>, outlet: &mut Outlet) -> io::Result<()> {
+        while !chunk.is_empty() {
+            let is_short = |len| len < WRITE_SIZE;
+            (outlet.scribe).chunk(chunk, self.sink.buffer(), is_short);
+            self.flush_if_large(outlet)?;
+        }
+        Ok(())
     }
 
     /// Where to encode a record of the output's own to.

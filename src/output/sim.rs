@@ -23,7 +23,9 @@ use super::queue::{Job, Queue};
 use crate::codec::ndjson::Reader;
 use crate::codec::{Audience, Encoder, Format};
 use crate::notice::{Notice, Notify};
+use crate::record::chunk::Chunk;
 use crate::record::doorbell::Doorbell;
+use crate::record::framing::Framing;
 use crate::record::time::{Clock, WallTime};
 use crate::record::{Conn, ConnId, Direction, EndReason, Event, Record, RunId, Start, Timestamp};
 
@@ -379,6 +381,13 @@ impl World {
             &self.sent,
             self.next_seq,
         );
+        if let (Some(size), None, 0) = (
+            outlet.options.rotation.size,
+            outlet.compression,
+            platter.trouble,
+        ) {
+            check_sizes(&platter, self.format, size);
+        }
         platter.seen
     }
 
@@ -389,26 +398,46 @@ impl World {
         }
     }
 
+    /// One record, or as many as the bytes of one read have lines.
     fn send(&mut self) {
         let len = match self.random.u8(0..30) {
             0 => self.random.usize(1..60_000),
             _ => self.random.usize(1..700),
         };
-        let bytes: Vec<u8> = (0..len).map(|_| self.random.alphanumeric() as u8).collect();
+        let mut bytes: Vec<u8> = (0..len).map(|_| self.random.alphanumeric() as u8).collect();
         let conn = Conn {
             id: ConnId(1),
             peer: "192.0.2.9:50122".into(),
         };
         let offset = self.offset;
         self.offset += len as u64;
+        if self.random.bool() {
+            self.sent.extend_from_slice(&bytes);
+            return self.record(Event::Data {
+                conn,
+                direction: Direction::In,
+                offset,
+                payload: bytes.into(),
+                partial: false,
+            });
+        }
+        for _ in 0..len / 50 {
+            bytes[self.random.usize(0..len)] = b'\n';
+        }
         self.sent.extend_from_slice(&bytes);
-        self.record(Event::Data {
+        let framing = Framing::Line {
+            max: self.random.usize(20..2_000),
+        };
+        let mut chunk = Chunk {
+            time: self.outlet.now(),
             conn,
             direction: Direction::In,
-            offset,
-            payload: bytes.into(),
-            partial: false,
-        });
+            next_seq: self.next_seq,
+            next_offset: offset,
+            pieces: framing.split(&bytes),
+        };
+        self.live.chunk(&mut chunk, &mut self.outlet);
+        self.next_seq = chunk.next_seq;
     }
 
     fn record(&mut self, event: Event<'_>) {
@@ -506,6 +535,15 @@ fn check(
         }
     }
     assert_eq!((seq, bytes == sent), (records, true));
+}
+
+/// No file is longer than it may be, but for one that has a single record.
+fn check_sizes(platter: &Platter, format: Format, size: u64) {
+    for file in platter.files.iter().filter(|_| format == Format::Json) {
+        let data = file.split(|&byte| byte == b'\n');
+        let data = data.filter(|line| line.starts_with(b"{\"type\":\"data\""));
+        assert!(file.len() as u64 <= size || data.count() == 1);
+    }
 }
 
 #[test]

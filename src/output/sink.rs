@@ -9,6 +9,8 @@ use std::io;
 
 use super::compress::Packer;
 use super::disk::DiskFile;
+use super::outlet::Scribe;
+use crate::record::chunk::Chunk;
 
 /// Encoded bytes that are worth a write while more is queued.
 pub(super) const WRITE_SIZE: usize = 256 * 1024;
@@ -43,10 +45,10 @@ pub(super) struct Sink {
 
 /// A place between two records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark {
-    at: usize,
+pub(super) struct Mark {
+    pub(super) at: usize,
     /// Number of the record behind it.
-    next_seq: u64,
+    pub(super) next_seq: u64,
 }
 
 /// Whole records that were not written.
@@ -106,6 +108,25 @@ impl Sink {
         if self.marks.last() != Some(&mark) {
             self.marks.push(mark);
         }
+    }
+
+    /// Encodes records of `chunk` until the buffer has more than `enough` bytes; at least one. Tells where
+    /// the last of them begins. There is one.
+    pub(super) fn encode_chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        scribe: &mut Scribe,
+        enough: usize,
+    ) -> Mark {
+        let mut next_seq = chunk.next_seq;
+        self.mark(next_seq);
+        let marks = &mut self.marks;
+        scribe.chunk(chunk, &mut self.buffer, |at| {
+            next_seq += 1;
+            marks.push(Mark { at, next_seq });
+            at <= enough
+        });
+        marks[marks.len() - 2]
     }
 
     /// Encoded bytes that are not written, or not known to be.

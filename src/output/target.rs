@@ -6,6 +6,7 @@ use super::live::LiveFile;
 use super::many::ManyFiles;
 use super::outlet::Outlet;
 use super::pipe::Pipe;
+use crate::record::chunk::Chunk;
 use crate::record::{Endpoints, Record};
 
 /// See the [module](self).
@@ -32,6 +33,24 @@ impl Target {
             Self::Pipe(pipe) => return pipe.record(record, outlet),
             Self::File(live) => live.record(record, outlet),
             Self::Many(many) => many.record(record, endpoints, outlet),
+        }
+        Ok(())
+    }
+
+    /// Does the same with the records of one read.
+    ///
+    /// # Errors
+    /// As [`Target::record`].
+    pub(super) fn chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        endpoints: Option<&Endpoints>,
+        outlet: &mut Outlet,
+    ) -> io::Result<()> {
+        match self {
+            Self::Pipe(pipe) => return pipe.chunk(chunk, outlet),
+            Self::File(live) => live.chunk(chunk, outlet),
+            Self::Many(many) => many.chunk(chunk, endpoints, outlet),
         }
         Ok(())
     }

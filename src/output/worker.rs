@@ -14,7 +14,7 @@ use super::queue::{Gap, Job};
 use super::target::Target;
 use crate::notice::{Notice, Patience};
 use crate::record::Timestamp;
-use crate::record::batch::Batch;
+use crate::record::batch::{Batch, Entry};
 
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -97,10 +97,11 @@ impl Worker {
                 }
             }
             (target, _) => {
-                let mut records = batch.iter();
-                while let Some(record) = records.next() {
-                    let endpoints = records.endpoints().map(|endpoints| &**endpoints);
-                    target.record(&record, endpoints, outlet)?;
+                for (entry, endpoints) in batch.entries() {
+                    match entry {
+                        Entry::Record(record) => target.record(&record, endpoints, outlet)?,
+                        Entry::Chunk(mut chunk) => target.chunk(&mut chunk, endpoints, outlet)?,
+                    }
                 }
             }
         }

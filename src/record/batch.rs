@@ -12,8 +12,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::chunk::Chunk;
 use super::doorbell::Doorbell;
-use super::framing::{Framing, Pieces};
+use super::framing::Framing;
 use super::{Close, Conn, Direction, EndReason, Endpoints, Event, Record, Start, Timestamp};
 
 /// Bytes of a batch's arena where nothing calls for more: four reads of 64 KiB, and a file write large
@@ -51,11 +52,21 @@ enum HeadKind {
         direction: Direction,
         start: u32,
         len: u32,
+        records: u32,
         offset: u64,
     },
     Eof(Direction),
     Close(Box<Close>),
     End(EndReason),
+}
+
+impl HeadKind {
+    fn records(&self) -> u64 {
+        match *self {
+            Self::Data { records, .. } => records.into(),
+            _ => 1,
+        }
+    }
 }
 
 /// What a batch owns. Kept and used again, so that the arena stays warm.
@@ -155,17 +166,12 @@ impl Batch {
 
     /// Adds the `start` record.
     pub fn push_start(&mut self, time: Timestamp, start: Start) {
-        self.push(
-            time,
-            ConnIndex::default(),
-            HeadKind::Start(Box::new(start)),
-            1,
-        );
+        self.push(time, ConnIndex::default(), HeadKind::Start(Box::new(start)));
     }
 
     /// Adds an `open` record.
     pub fn push_open(&mut self, time: Timestamp, conn: ConnIndex) {
-        self.push(time, conn, HeadKind::Open, 1);
+        self.push(time, conn, HeadKind::Open);
     }
 
     /// Makes the first `len` bytes of [`Batch::spare`] into records, and says how many they are.
@@ -178,37 +184,38 @@ impl Batch {
         len: usize,
     ) -> u64 {
         let bytes = &self.storage.arena[self.used..self.used + len];
-        let records = self.pool.framing.count(bytes) as u64;
+        let records = self.pool.framing.count(bytes) as u32;
         let data = HeadKind::Data {
             direction,
             start: self.used as u32,
             len: len as u32,
+            records,
             offset,
         };
         self.used += len;
-        self.push(time, conn, data, records);
-        records
+        self.push(time, conn, data);
+        records.into()
     }
 
     /// Adds an `eof` record.
     pub fn push_eof(&mut self, time: Timestamp, conn: ConnIndex, direction: Direction) {
-        self.push(time, conn, HeadKind::Eof(direction), 1);
+        self.push(time, conn, HeadKind::Eof(direction));
     }
 
     /// Adds a `close` record.
     pub fn push_close(&mut self, time: Timestamp, conn: ConnIndex, close: Close) {
         self.closes += 1;
-        self.push(time, conn, HeadKind::Close(Box::new(close)), 1);
+        self.push(time, conn, HeadKind::Close(Box::new(close)));
     }
 
     /// Adds the `end` record.
     pub fn push_end(&mut self, time: Timestamp, reason: EndReason) {
-        self.push(time, ConnIndex::default(), HeadKind::End(reason), 1);
+        self.push(time, ConnIndex::default(), HeadKind::End(reason));
     }
 
-    fn push(&mut self, time: Timestamp, conn: ConnIndex, kind: HeadKind, records: u64) {
+    fn push(&mut self, time: Timestamp, conn: ConnIndex, kind: HeadKind) {
         debug_assert!(self.spare_heads() > 0);
-        self.records += records;
+        self.records += kind.records();
         self.storage.heads.push(Head { time, conn, kind });
     }
 
@@ -235,15 +242,19 @@ impl Batch {
         Arc::new(self)
     }
 
+    /// What it holds, in order, and both ends of the connection that it is of, if of one.
+    pub fn entries(&self) -> impl Iterator<Item = (Entry<'_>, Option<&Endpoints>)> {
+        let mut seq = self.first_seq;
+        self.storage.heads.iter().map(move |head| {
+            let first = seq;
+            seq += head.kind.records();
+            self.entry(head, first)
+        })
+    }
+
     /// Its records, in order.
-    pub fn iter(&self) -> Records<'_> {
-        Records {
-            batch: self,
-            heads: self.storage.heads.iter(),
-            seq: self.first_seq,
-            pieces: None,
-            endpoints: None,
-        }
+    pub fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.entries().flat_map(|(entry, _)| entry.records())
     }
 
     /// Only the bytes that went this way, in order, in as few runs as they lie in.
@@ -271,13 +282,53 @@ impl Batch {
         })
     }
 
-    fn conn(&self, index: ConnIndex) -> (Conn<'_>, &Endpoints) {
-        let endpoints = &*self.storage.conns[index.0 as usize];
-        let conn = Conn {
-            id: endpoints.conn,
-            peer: Cow::Borrowed(&endpoints.peer),
+    fn entry<'a>(&'a self, head: &'a Head, seq: u64) -> (Entry<'a>, Option<&'a Endpoints>) {
+        let endpoints = &self.storage.conns;
+        let endpoints = || &*endpoints[head.conn.0 as usize];
+        let conn = || Conn {
+            id: endpoints().conn,
+            peer: Cow::Borrowed(&endpoints().peer),
         };
-        (conn, endpoints)
+        let time = head.time;
+        let event = match &head.kind {
+            HeadKind::Start(start) => Event::Start(Cow::Borrowed(&**start)),
+            HeadKind::Open => Event::Open {
+                conn: conn(),
+                local: Cow::Borrowed(&endpoints().local),
+                target: endpoints().target.as_deref().map(Cow::Borrowed),
+            },
+            &HeadKind::Data {
+                direction,
+                start,
+                len,
+                offset,
+                ..
+            } => {
+                let bytes = &self.storage.arena[range(start, len)];
+                let chunk = Chunk {
+                    time,
+                    conn: conn(),
+                    direction,
+                    next_seq: seq,
+                    next_offset: offset,
+                    pieces: self.pool.framing.split(bytes),
+                };
+                return (Entry::Chunk(chunk), Some(endpoints()));
+            }
+            &HeadKind::Eof(direction) => Event::Eof {
+                conn: conn(),
+                direction,
+            },
+            HeadKind::Close(close) => Event::Close {
+                conn: conn(),
+                close: Cow::Borrowed(&**close),
+            },
+            HeadKind::End(reason) => Event::End {
+                reason: reason.clone(),
+            },
+        };
+        let ends = event.conn().is_some().then(endpoints);
+        (Entry::Record(Record { time, seq, event }), ends)
     }
 }
 
@@ -292,113 +343,23 @@ impl Drop for Batch {
     }
 }
 
-impl<'a> IntoIterator for &'a Batch {
-    type Item = Record<'a>;
-    type IntoIter = Records<'a>;
-
-    fn into_iter(self) -> Records<'a> {
-        self.iter()
-    }
-}
-
-/// The records of a batch; see [`Batch::iter`].
+/// What a batch holds in one place; see [`Batch::entries`].
 #[derive(Debug)]
-pub struct Records<'a> {
-    batch: &'a Batch,
-    heads: std::slice::Iter<'a, Head>,
-    seq: u64,
-    pieces: Option<OpenPieces<'a>>,
-    endpoints: Option<&'a Arc<Endpoints>>,
+pub enum Entry<'a> {
+    /// What one read brought.
+    Chunk(Chunk<'a>),
+    /// Anything else.
+    Record(Record<'a>),
 }
 
-/// A data head that is being split into its records.
-#[derive(Debug)]
-struct OpenPieces<'a> {
-    head: &'a Head,
-    direction: Direction,
-    offset: u64,
-    pieces: Pieces<'a>,
-}
-
-impl<'a> Iterator for Records<'a> {
-    type Item = Record<'a>;
-
-    fn next(&mut self) -> Option<Record<'a>> {
-        loop {
-            if let Some(open) = &mut self.pieces {
-                if let Some(payload) = open.pieces.next() {
-                    let offset = open.offset;
-                    open.offset += payload.len() as u64;
-                    let event = Event::Data {
-                        conn: self.batch.conn(open.head.conn).0,
-                        direction: open.direction,
-                        offset,
-                        payload: Cow::Borrowed(payload),
-                        partial: self.batch.pool.framing.is_partial(payload),
-                    };
-                    let time = open.head.time;
-                    return Some(self.numbered(time, event));
-                }
-                self.pieces = None;
-            }
-            let head = self.heads.next()?;
-            self.endpoints = match head.kind {
-                HeadKind::Start(_) | HeadKind::End(_) => None,
-                _ => self.batch.storage.conns.get(head.conn.0 as usize),
-            };
-            let conn = || self.batch.conn(head.conn).0;
-            let event = match &head.kind {
-                HeadKind::Start(start) => Event::Start(Cow::Borrowed(&**start)),
-                HeadKind::Open => {
-                    let (conn, endpoints) = self.batch.conn(head.conn);
-                    Event::Open {
-                        conn,
-                        local: Cow::Borrowed(&endpoints.local),
-                        target: endpoints.target.as_deref().map(Cow::Borrowed),
-                    }
-                }
-                &HeadKind::Data {
-                    direction,
-                    start,
-                    len,
-                    offset,
-                } => {
-                    let bytes = &self.batch.storage.arena[range(start, len)];
-                    self.pieces = Some(OpenPieces {
-                        head,
-                        direction,
-                        offset,
-                        pieces: self.batch.pool.framing.split(bytes),
-                    });
-                    continue;
-                }
-                &HeadKind::Eof(direction) => Event::Eof {
-                    conn: conn(),
-                    direction,
-                },
-                HeadKind::Close(close) => Event::Close {
-                    conn: conn(),
-                    close: Cow::Borrowed(&**close),
-                },
-                HeadKind::End(reason) => Event::End {
-                    reason: reason.clone(),
-                },
-            };
-            return Some(self.numbered(head.time, event));
-        }
-    }
-}
-
-impl<'a> Records<'a> {
-    /// Both ends of the connection that the record returned last speaks of, if of one.
-    pub fn endpoints(&self) -> Option<&'a Arc<Endpoints>> {
-        self.endpoints
-    }
-
-    fn numbered(&mut self, time: Timestamp, event: Event<'a>) -> Record<'a> {
-        let seq = self.seq;
-        self.seq += 1;
-        Record { time, seq, event }
+impl<'a> Entry<'a> {
+    /// Its records, in order.
+    pub fn records(self) -> impl Iterator<Item = Record<'a>> {
+        let (chunk, record) = match self {
+            Self::Chunk(chunk) => (Some(chunk), None),
+            Self::Record(record) => (None, Some(record)),
+        };
+        chunk.into_iter().flatten().chain(record)
     }
 }
 

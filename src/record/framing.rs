@@ -85,6 +85,23 @@ pub struct Pieces<'a> {
     rest: &'a [u8],
 }
 
+impl Pieces<'_> {
+    /// What splits them.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Bytes that are left.
+    pub fn len(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// None is left.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+}
+
 impl<'a> Iterator for Pieces<'a> {
     type Item = &'a [u8];
 

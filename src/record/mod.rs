@@ -6,6 +6,7 @@
 //! Nothing here does I/O or reads a clock.
 
 pub mod batch;
+pub mod chunk;
 pub mod deadline;
 pub mod doorbell;
 pub mod framing;

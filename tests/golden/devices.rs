@@ -105,7 +105,7 @@ fn encode<'a>(
 fn check(sample: &str, framing: Framing, name: &str) {
     let bytes = read_sample(&format!("devices/{sample}"));
     let batch = capture(&bytes, framing);
-    let encoded = |format| encode(&batch, format, Audience::Program);
+    let encoded = |format| encode(batch.iter(), format, Audience::Program);
     assert_expected(&format!("{name}.text"), &encoded(Format::Text));
     assert_expected(&format!("{name}.hex"), &encoded(Format::Hex));
     assert_expected(&format!("{name}.ndjson"), &encoded(Format::Json));
@@ -148,7 +148,7 @@ fn weather_station_in_chunks() {
 fn weather_station_in_colour() {
     let bytes = read_sample("devices/weather-station.txt");
     let batch = capture(&bytes, Framing::Chunk);
-    let text = encode(&batch, Format::Text, Audience::ColorTerminal);
+    let text = encode(batch.iter(), Format::Text, Audience::ColorTerminal);
     assert_expected("weather-station-color.text", &text);
 }
 
@@ -159,7 +159,7 @@ fn every_device_comes_back_out_of_json() {
         for framing in [Framing::Chunk, LINES] {
             for audience in [Audience::Program, Audience::Terminal] {
                 let batch = capture(&bytes, framing);
-                let json = encode(&batch, Format::Json, audience);
+                let json = encode(batch.iter(), Format::Json, audience);
                 let records = read_back(&json);
                 assert_eq!(records, batch.iter().collect::<Vec<_>>(), "{sample}");
                 let raw = encode(records, Format::Raw(Direction::In), Audience::Program);

@@ -9,6 +9,7 @@ use super::super::escape::{BITS, is_deceptive, push_number, special_bits};
 use super::VERSION;
 use super::short::{Text, push_plain, wants_escape};
 use super::wire::{close_name, direction_name, end_name, gap_name};
+use crate::record::chunk::{Chunk, Piece};
 use crate::record::time::WallTimeText;
 use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, Start, Timestamp};
 
@@ -56,16 +57,14 @@ impl Encoder {
             } => {
                 self.keep_time(record.time);
                 self.keep_flow(conn, *direction);
-                self.time.1.push(out);
-                push_number(out, record.seq);
-                self.flow.1.push(out);
-                push_number(out, *offset);
-                out.extend_from_slice(b",\"len\":");
-                push_number(out, payload.len() as u64);
-                self.payload(payload, out);
-                if *partial {
-                    out.extend_from_slice(b",\"partial\":true");
-                }
+                let (seq, offset, partial) = (record.seq, *offset, *partial);
+                let piece = Piece {
+                    seq,
+                    offset,
+                    payload,
+                    partial,
+                };
+                return self.piece(&piece, out);
             }
             Event::Start(start) => {
                 out.extend_from_slice(b"{\"type\":\"start\"");
@@ -116,6 +115,38 @@ impl Encoder {
             }
         }
         out.extend_from_slice(b"}\n");
+    }
+
+    /// Appends records of `chunk` to `out`, until one of them makes it so long that `goes_on` is `false`.
+    pub fn encode_chunk(
+        &mut self,
+        chunk: &mut Chunk<'_>,
+        out: &mut Vec<u8>,
+        mut goes_on: impl FnMut(usize) -> bool,
+    ) {
+        self.keep_time(chunk.time);
+        self.keep_flow(&chunk.conn, chunk.direction);
+        while let Some(piece) = chunk.next_piece() {
+            self.piece(&piece, out);
+            if !goes_on(out.len()) {
+                break;
+            }
+        }
+    }
+
+    /// A `data` record of the time and the flow that are kept.
+    fn piece(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        self.time.1.push(out);
+        push_number(out, piece.seq);
+        self.flow.1.push(out);
+        push_number(out, piece.offset);
+        out.extend_from_slice(b",\"len\":");
+        push_number(out, piece.payload.len() as u64);
+        self.payload(piece.payload, out);
+        match piece.partial {
+            true => out.extend_from_slice(b",\"partial\":true}\n"),
+            false => out.extend_from_slice(b"}\n"),
+        }
     }
 
     /// When it was, and its number.
