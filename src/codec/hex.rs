@@ -10,7 +10,7 @@
 
 use super::Audience;
 use super::annotate::{Annotator, hex_digits};
-use super::escape::push_number;
+use super::number::push_number;
 use crate::record::{Event, Record};
 
 const ROW: usize = 16;

@@ -7,6 +7,7 @@ mod annotate;
 mod escape;
 mod hex;
 pub mod ndjson;
+mod number;
 mod text;
 
 use std::str::FromStr;
@@ -79,7 +80,7 @@ pub enum Encoder {
     /// [`Format::Hex`].
     Hex(hex::HexEncoder),
     /// [`Format::Json`].
-    Json(ndjson::Encoder),
+    Json(Box<ndjson::Encoder>),
     /// [`Format::Raw`].
     Raw(Direction),
 }
@@ -90,7 +91,7 @@ impl Encoder {
         match format {
             Format::Text => Self::Text(text::TextEncoder::new(audience)),
             Format::Hex => Self::Hex(hex::HexEncoder::new(audience)),
-            Format::Json => Self::Json(ndjson::Encoder::new(audience)),
+            Format::Json => Self::Json(Box::new(ndjson::Encoder::new(audience))),
             Format::Raw(direction) => Self::Raw(direction),
         }
     }

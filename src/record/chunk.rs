@@ -47,9 +47,10 @@ impl<'a> Chunk<'a> {
         self.pieces.len()
     }
 
-    /// The next record, without what it shares with the others.
-    pub fn next_piece(&mut self) -> Option<Piece<'a>> {
-        let payload = self.pieces.next()?;
+    /// The next record, without what it shares with the others. The first `seen` bytes to come are known to
+    /// hold no `\n`.
+    pub fn next_piece(&mut self, seen: usize) -> Option<Piece<'a>> {
+        let payload = self.pieces.next_behind(seen)?;
         let piece = Piece {
             seq: self.next_seq,
             offset: self.next_offset,
@@ -66,7 +67,7 @@ impl<'a> Iterator for Chunk<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
-        let piece = self.next_piece()?;
+        let piece = self.next_piece(0)?;
         Some(Record {
             time: self.time,
             seq: piece.seq,

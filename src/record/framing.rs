@@ -85,10 +85,15 @@ pub struct Pieces<'a> {
     rest: &'a [u8],
 }
 
-impl Pieces<'_> {
+impl<'a> Pieces<'a> {
     /// What splits them.
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// What is left.
+    pub fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     /// Bytes that are left.
@@ -100,12 +105,9 @@ impl Pieces<'_> {
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
-}
 
-impl<'a> Iterator for Pieces<'a> {
-    type Item = &'a [u8];
-
-    fn next(&mut self) -> Option<&'a [u8]> {
+    /// The next of them. The first `seen` bytes are known to hold no `\n`.
+    pub fn next_behind(&mut self, seen: usize) -> Option<&'a [u8]> {
         if self.rest.is_empty() {
             return None;
         }
@@ -113,12 +115,26 @@ impl<'a> Iterator for Pieces<'a> {
             Framing::Chunk => self.rest.len().min(CHUNK_MAX),
             Framing::Line { max } => {
                 let longest = &self.rest[..max.min(self.rest.len())];
-                memchr::memchr(b'\n', longest).map_or(longest.len(), |at| at + 1)
+                let at = match longest.get(seen..) {
+                    Some([b'\n', ..]) => Some(0),
+                    Some([_, b'\n', ..]) => Some(1),
+                    Some(unseen) => memchr::memchr(b'\n', unseen),
+                    None => None,
+                };
+                at.map_or(longest.len(), |at| seen + at + 1)
             }
         };
         let (piece, rest) = self.rest.split_at(end);
         self.rest = rest;
         Some(piece)
+    }
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        self.next_behind(0)
     }
 }
 

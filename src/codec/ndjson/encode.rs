@@ -5,9 +5,11 @@
 //! `wire` structs and `serde_json` would write is what this writes (DEL aside: see [`wants_escape`]).
 
 use super::super::Audience;
-use super::super::escape::{BITS, is_deceptive, push_number, special_bits};
+use super::super::escape::is_deceptive;
+use super::super::number::push_number;
 use super::VERSION;
-use super::short::{Text, push_plain, wants_escape};
+use super::scan::{BITS, bits, filled, plain_len, wants_escape};
+use super::short::{Counter, Text, push_front};
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::chunk::{Chunk, Piece};
 use crate::record::time::WallTimeText;
@@ -15,9 +17,6 @@ use crate::record::{Close, CloseReason, Conn, ConnId, Direction, Event, Record, 
 
 /// How the record begins that nearly every record is.
 const DATA: &[u8] = b"{\"type\":\"data\"";
-
-/// A payload this long may be worth the attempt to take it for a plain line.
-const PLAIN_MAX: usize = 512;
 
 /// Writes records as lines of the capture format.
 ///
@@ -29,9 +28,11 @@ pub struct Encoder {
     wall: WallTimeText,
     /// `{"type":"data","ts":…,"elapsed_us":…,"seq":` of this time; other records take it from behind
     /// [`DATA`] on.
-    time: (Option<Timestamp>, Text),
+    time: (Option<Timestamp>, Counter),
     /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
-    flow: (Option<(ConnId, String, Direction)>, Text),
+    flow: (Option<(ConnId, String, Direction)>, Counter),
+    /// `,"len":…,"text":"` of this length.
+    len: (Option<usize>, Text<32>),
 }
 
 impl Encoder {
@@ -40,8 +41,9 @@ impl Encoder {
         Self {
             terminal: audience != Audience::Program,
             wall: WallTimeText::default(),
-            time: (None, Text::default()),
-            flow: (None, Text::default()),
+            time: (None, Counter::default()),
+            flow: (None, Counter::default()),
+            len: (None, Text::default()),
         }
     }
 
@@ -64,7 +66,7 @@ impl Encoder {
                     payload,
                     partial,
                 };
-                return self.piece(&piece, out);
+                return self.piece(&piece, payload, plain_len(front(payload)), out);
             }
             Event::Start(start) => {
                 out.extend_from_slice(b"{\"type\":\"start\"");
@@ -126,33 +128,65 @@ impl Encoder {
     ) {
         self.keep_time(chunk.time);
         self.keep_flow(&chunk.conn, chunk.direction);
-        while let Some(piece) = chunk.next_piece() {
-            self.piece(&piece, out);
+        loop {
+            let rest = chunk.pieces.rest();
+            let plain = plain_len(front(rest));
+            let Some(piece) = chunk.next_piece(plain) else {
+                break;
+            };
+            self.piece(&piece, rest, plain, out);
             if !goes_on(out.len()) {
                 break;
             }
         }
     }
 
-    /// A `data` record of the time and the flow that are kept.
-    fn piece(&mut self, piece: &Piece<'_>, out: &mut Vec<u8>) {
-        self.time.1.push(out);
-        push_number(out, piece.seq);
-        self.flow.1.push(out);
-        push_number(out, piece.offset);
-        out.extend_from_slice(b",\"len\":");
-        push_number(out, piece.payload.len() as u64);
-        self.payload(piece.payload, out);
+    /// A `data` record of the time and the flow that are kept. It is at the front of `bytes`, of which the
+    /// first `plain` want no escape.
+    #[inline(always)]
+    fn piece(&mut self, piece: &Piece<'_>, bytes: &[u8], plain: usize, out: &mut Vec<u8>) {
+        self.time.1.push(piece.seq, out);
+        self.flow.1.push(piece.offset, out);
+        let payload = piece.payload;
+        // Nearly all are lines in which only their end wants one.
+        match payload.get(plain..).filter(|_| !piece.partial) {
+            Some(b"\n") => {
+                self.begin_text(payload.len(), out);
+                push_front(bytes, plain, out);
+                return out.extend_from_slice(b"\\n\"}\n");
+            }
+            Some(b"\r\n") => {
+                self.begin_text(payload.len(), out);
+                push_front(bytes, plain, out);
+                return out.extend_from_slice(b"\\r\\n\"}\n");
+            }
+            _ => {}
+        }
+        number("len", payload.len() as u64, out);
+        self.payload(payload, out);
         match piece.partial {
             true => out.extend_from_slice(b",\"partial\":true}\n"),
             false => out.extend_from_slice(b"}\n"),
         }
     }
 
+    /// The length of a payload that is text, and the key.
+    #[inline(always)]
+    fn begin_text(&mut self, len: usize, out: &mut Vec<u8>) {
+        if self.len.0 != Some(len) {
+            self.len.0 = Some(len);
+            self.len.1.set(|text| {
+                number("len", len as u64, text);
+                text.extend_from_slice(b",\"text\":\"");
+            });
+        }
+        self.len.1.push(out);
+    }
+
     /// When it was, and its number.
     fn moment(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         self.keep_time(record.time);
-        out.extend_from_slice(&self.time.1.bytes()[DATA.len()..]);
+        out.extend_from_slice(&self.time.1.text()[DATA.len()..]);
         push_number(out, record.seq);
     }
 
@@ -228,9 +262,6 @@ impl Encoder {
     }
 
     fn payload(&self, payload: &[u8], out: &mut Vec<u8>) {
-        if payload.len() <= PLAIN_MAX && plain_line(payload, out) {
-            return;
-        }
         if payload.is_ascii() {
             // Most of what devices send. Deceptive characters lie beyond, so a terminal is no exception.
             out.extend_from_slice(b",\"text\":\"");
@@ -283,25 +314,10 @@ impl Encoder {
     }
 }
 
-/// A payload as nearly all are that are lines: text in which only its end wants an escape. `false` where it
-/// is none, and nothing is appended.
-fn plain_line(payload: &[u8], out: &mut Vec<u8>) -> bool {
-    match payload {
-        [text @ .., b'\r', b'\n'] => plain_text(text, b"\\r\\n\"", out),
-        [text @ .., b'\n'] => plain_text(text, b"\\n\"", out),
-        text => plain_text(text, b"\"", out),
-    }
-}
-
-fn plain_text<const N: usize>(text: &[u8], end: &[u8; N], out: &mut Vec<u8>) -> bool {
-    let start = out.len();
-    out.extend_from_slice(b",\"text\":\"");
-    let is_plain = push_plain(text, out);
-    match is_plain {
-        true => out.extend_from_slice(end),
-        false => out.truncate(start),
-    }
-    is_plain
+/// As much of `bytes` as is worth the attempt to take it for a plain line.
+fn front(bytes: &[u8]) -> &[u8] {
+    const MOST: usize = 512;
+    &bytes[..bytes.len().min(MOST)]
 }
 
 fn begin_key(name: &str, out: &mut Vec<u8>) {
@@ -332,7 +348,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
         push_escape(bytes[at], out);
     };
     let mut escape_block = |start: usize, block: &[u8; BITS], out: &mut Vec<u8>| {
-        let mut bits = special_bits(block, wants_escape);
+        let mut bits = bits(block, wants_escape);
         while bits != 0 {
             escape_at(start + bits.trailing_zeros() as usize, out);
             bits &= bits - 1;
@@ -345,10 +361,7 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     }
     let tail = blocks.remainder();
     if !tail.is_empty() {
-        // Filled up with what needs no escape: cheaper than a look at each byte.
-        let mut block = [b' '; BITS];
-        block[..tail.len()].copy_from_slice(tail);
-        escape_block(bytes.len() - tail.len(), &block, out);
+        escape_block(bytes.len() - tail.len(), &filled(tail), out);
     }
     out.extend_from_slice(&bytes[copied..]);
 }

@@ -8,6 +8,7 @@ mod canonical;
 mod decode;
 mod encode;
 mod object;
+mod scan;
 mod short;
 #[cfg(test)]
 mod tests;

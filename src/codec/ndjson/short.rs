@@ -1,21 +1,23 @@
 //! What stands on every line of a capture is short, and put there in steps of a fixed size, a little too
 //! much rather than exactly: a step compiles to a few moves, where a length that is not known is a call.
+//! All of it is to become one function with the loop over the lines (`inline(always)`): where each step has
+//! to fetch the length of the buffer that the one before has stored, waiting for that is most of the work.
 
-use wide::u8x16;
+use std::ops::Range;
 
-use super::super::escape::{LANES, lanes};
+use super::super::number::{digits_4, push_number};
 
-/// Bytes of a [`Text`] that are copied at once.
+/// Bytes that are copied at once.
 const STEP: usize = 64;
 
 /// A text that is put on many lines: filled up to whole steps.
 #[derive(Debug, Default)]
-pub(super) struct Text {
+pub(super) struct Text<const STEP: usize> {
     steps: Vec<u8>,
     len: usize,
 }
 
-impl Text {
+impl<const STEP: usize> Text<STEP> {
     /// Becomes what `write` writes.
     pub(super) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
         self.steps.clear();
@@ -24,63 +26,83 @@ impl Text {
         self.steps.resize(self.len.next_multiple_of(STEP), b' ');
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.steps[..self.len]
-    }
-
     /// Appends it to `out`.
+    #[inline(always)]
     pub(super) fn push(&self, out: &mut Vec<u8>) {
-        let start = out.len();
-        for step in self.steps.chunks_exact(STEP) {
-            push_exactly::<STEP>(step, out);
-        }
-        out.truncate(start + self.len);
+        push_steps::<STEP>(&self.steps, self.len, out);
     }
 }
 
-/// Appends `bytes` to `out`; `false`, with a part of them appended, where any wants an escape or is no ASCII.
-pub(super) fn push_plain(bytes: &[u8], out: &mut Vec<u8>) -> bool {
-    let start = out.len();
-    let mut found = u8x16::ZERO;
-    for bytes in bytes.chunks_exact(LANES) {
-        push_exactly::<LANES>(bytes, out);
-        found |= is_not_plain(bytes);
+/// A text and a number behind it that grows by little from line to line: all but its last four digits are
+/// taken for text.
+#[derive(Debug, Default)]
+pub(super) struct Counter {
+    text: Vec<u8>,
+    /// The same, and the first digits of the numbers of this range.
+    front: (Text<STEP>, Range<u64>),
+}
+
+impl Counter {
+    const LOW: u64 = 10_000;
+
+    /// Its text becomes what `write` writes.
+    pub(super) fn set(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.front.1 = 0..0;
+        self.text.clear();
+        write(&mut self.text);
     }
-    match bytes.last_chunk::<LANES>() {
-        // Some of them for the second time.
-        Some(last) => {
-            out.truncate(start + bytes.len() - LANES);
-            push_exactly::<LANES>(last, out);
-            found |= is_not_plain(last);
-        }
-        None => {
-            let mut filled = [b' '; LANES];
-            filled[..bytes.len()].copy_from_slice(bytes);
-            push_exactly::<LANES>(&filled, out);
-            out.truncate(start + bytes.len());
-            found |= is_not_plain(&filled);
+
+    /// Its text alone.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Appends its text and `number` to `out`.
+    #[inline(always)]
+    pub(super) fn push(&mut self, number: u64, out: &mut Vec<u8>) {
+        let (front, range) = &self.front;
+        if range.contains(&number) {
+            front.push(out);
+            out.extend_from_slice(&digits_4((number - range.start) as u32));
+        } else {
+            self.push_anew(number, out);
         }
     }
-    found.move_mask() == 0
+
+    #[cold]
+    fn push_anew(&mut self, number: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.text);
+        push_number(out, number);
+        let (front, range) = &mut self.front;
+        let high = number / Self::LOW;
+        if high > 0 {
+            *range = high * Self::LOW..(high * Self::LOW).saturating_add(Self::LOW);
+            front.set(|front| {
+                front.extend_from_slice(&self.text);
+                push_number(front, high);
+            });
+        }
+    }
 }
 
-/// Of each byte the highest bit: what JSON demands an escape for, and DEL, which jq (1.5 to 1.8) escapes too: a
-/// capture that went through `jq -c .` stays as it was.
-pub(super) fn wants_escape(bytes: u8x16) -> u8x16 {
-    let is = |byte: u8| bytes.cmp_eq(u8x16::splat(byte));
-    let is_control = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
-    is_control | is(b'"') | is(b'\\') | is(0x7f)
+/// Appends the first `len` of `bytes` to `out`: in steps, where there are enough behind them.
+#[inline(always)]
+pub(super) fn push_front(bytes: &[u8], len: usize, out: &mut Vec<u8>) {
+    match bytes.get(..len.next_multiple_of(STEP)) {
+        Some(steps) => push_steps::<STEP>(steps, len, out),
+        None => out.extend_from_slice(&bytes[..len]),
+    }
 }
 
-/// … or it is no ASCII, which has that bit itself.
-fn is_not_plain(bytes: &[u8]) -> u8x16 {
-    let bytes = lanes(bytes);
-    wants_escape(bytes) | bytes
-}
-
-fn push_exactly<const N: usize>(bytes: &[u8], out: &mut Vec<u8>) {
-    let bytes: &[u8; N] = bytes.try_into().expect("it is as long");
-    out.extend_from_slice(bytes);
+/// Appends the first `len` bytes of `steps` to `out`.
+#[inline(always)]
+fn push_steps<const STEP: usize>(steps: &[u8], len: usize, out: &mut Vec<u8>) {
+    let end = out.len() + len;
+    for step in steps.chunks_exact(STEP) {
+        let step: &[u8; STEP] = step.try_into().expect("it is as long");
+        out.extend_from_slice(step);
+    }
+    out.truncate(end);
 }
 
 #[cfg(test)]
@@ -92,33 +114,13 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(29);
         for len in 0..300 {
             let bytes: Vec<u8> = (0..len).map(|_| random.u8(..)).collect();
-            let mut text = Text::default();
+            let mut text = Text::<STEP>::default();
             text.set(|text| text.resize(100, b'x'));
             text.set(|text| text.extend_from_slice(&bytes));
             let mut out = b"before".to_vec();
             text.push(&mut out);
             out.extend_from_slice(b"behind");
             assert_eq!(out, [b"before", &bytes[..], b"behind"].concat());
-            assert_eq!(text.bytes(), bytes);
-        }
-    }
-
-    #[test]
-    fn what_wants_an_escape_is_found_wherever_it_stands() {
-        let wants_escape = |&byte: &u8| !(0x20..0x7f).contains(&byte) || b"\"\\".contains(&byte);
-        for len in 0..100 {
-            let mut bytes = vec![b'a'; len];
-            let mut out = b"before".to_vec();
-            assert!(push_plain(&bytes, &mut out));
-            assert_eq!(out, [b"before", &bytes[..]].concat());
-            for at in 0..len {
-                for byte in 0..=u8::MAX {
-                    bytes[at] = byte;
-                    let is_plain = push_plain(&bytes, &mut Vec::new());
-                    assert_eq!(is_plain, !wants_escape(&byte), "{byte:#x} at {at} of {len}");
-                }
-                bytes[at] = b'a';
-            }
         }
     }
 }

@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use super::decode::parse;
 use super::wire::Wire;
 use super::{Encoder, LINE_LIMIT, Reader, canonical};
-use crate::codec::Audience;
+use crate::codec::{Audience, Format};
+use crate::record::chunk::Chunk;
 use crate::record::{
-    Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, GapReason, Record, RunId, Start,
-    Timestamp, WallTime,
+    Close, CloseReason, Conn, ConnId, Direction, EndReason, Event, Framing, GapReason, Record,
+    RunId, Start, Timestamp, WallTime,
 };
 
 /// Numbers as jq reads them, without loss.
@@ -159,6 +160,45 @@ fn record() -> impl Strategy<Value = Record<'static>> {
     })
 }
 
+/// Numbers, many of which soon have other first digits.
+fn count() -> impl Strategy<Value = u64> {
+    let near = (0..NUMBER.end / 10_000, 0..300_u64).prop_map(|(high, few)| {
+        let next = (high + 1) * 10_000;
+        next - few
+    });
+    prop_oneof![NUMBER, near, 0..20_000_u64]
+}
+
+/// What one read brought.
+fn chunk() -> impl Strategy<Value = Chunk<'static>> {
+    let byte = prop_oneof![4 => b'a'..=b'c', 1 => Just(b'\n'), 1 => Just(b'\r')];
+    let bytes = prop_oneof![
+        proptest::collection::vec(payload(), 1..12).prop_map(|lines| lines.concat()),
+        // Short ones, and their ends wherever they fall.
+        proptest::collection::vec(byte, 1..700),
+    ];
+    let framing = prop_oneof![
+        Just(Framing::Chunk),
+        (1..900_usize).prop_map(|max| Framing::Line { max }),
+        Just(Framing::Line { max: 65_536 }),
+    ];
+    let time = (any::<u64>(), NUMBER).prop_map(|(wall, elapsed_us)| Timestamp {
+        wall: WallTime::from_unix_micros(wall),
+        elapsed_us,
+    });
+    let flow = (conn(), direction());
+    (time, flow, count(), count(), framing, bytes).prop_map(
+        |(time, (conn, direction), next_seq, next_offset, framing, bytes)| Chunk {
+            time,
+            conn,
+            direction,
+            next_seq,
+            next_offset,
+            pieces: framing.split(bytes.leak()),
+        },
+    )
+}
+
 fn encode(record: &Record<'_>, audience: Audience) -> Vec<u8> {
     let mut out = Vec::new();
     Encoder::new(audience).encode(record, &mut out);
@@ -175,6 +215,34 @@ proptest! {
         let expected = expected.replace('\x7f', "\\u007f") + "\n";
         let line = String::from_utf8(encode(&record, Audience::Program)).expect("JSON is UTF-8");
         prop_assert_eq!(line, expected);
+    }
+
+    #[test]
+    fn chunks_are_written_as_their_records_are(
+        chunks in proptest::collection::vec(chunk(), 1..4),
+        enough in prop_oneof![Just(usize::MAX), 0..3_000_usize],
+    ) {
+        for format in [Format::Json, Format::Text, Format::Hex, Format::Raw(Direction::In)] {
+            let new = || crate::codec::Encoder::new(format, Audience::Program);
+            // One that keeps what they share, and one for each record.
+            let mut encoder = new();
+            let (mut seen, mut expected) = (Vec::new(), Vec::new());
+            for mut chunk in chunks.clone() {
+                for record in chunk.clone() {
+                    new().encode(&record, &mut expected);
+                }
+                while !chunk.pieces.is_empty() {
+                    let (before, mut told) = (chunk.next_seq, 0);
+                    encoder.encode_chunk(&mut chunk, &mut seen, |len| {
+                        told += 1;
+                        len <= enough
+                    });
+                    prop_assert_eq!(chunk.next_seq - before, told);
+                    prop_assert!(chunk.pieces.is_empty() || seen.len() > enough);
+                }
+            }
+            prop_assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(&expected));
+        }
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! Which bytes of a text want an escape in JSON, sixteen of them looked at at once.
+
+use wide::u8x16;
+
+/// Bytes that one [`u8x16`] holds.
+const LANES: usize = 16;
+
+/// Bytes in a block of [`bits`].
+pub(super) const BITS: usize = 64;
+
+/// A bit for each byte of `block`, the first lowest: whether `is_so` sets its highest.
+#[inline(always)]
+pub(super) fn bits(block: &[u8; BITS], is_so: impl Fn(u8x16) -> u8x16) -> u64 {
+    let bits = block.chunks_exact(LANES).map(|bytes| {
+        let bits = is_so(lanes(bytes)).move_mask();
+        u64::from(bits as u32)
+    });
+    bits.rfold(0, |sum, bits| sum << LANES | bits)
+}
+
+/// A block that begins with `bytes`, which are fewer. What it is filled up with is not plain, and wants no escape.
+pub(super) fn filled(bytes: &[u8]) -> [u8; BITS] {
+    let mut block = [0x80; BITS];
+    block[..bytes.len()].copy_from_slice(bytes);
+    block
+}
+
+/// Of each byte the highest bit: what JSON demands an escape for, and DEL, which jq (1.5 to 1.8) escapes too: a
+/// capture that went through `jq -c .` stays as it was.
+pub(super) fn wants_escape(bytes: u8x16) -> u8x16 {
+    let is_control = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
+    is_control | is(b'"', bytes) | is(b'\\', bytes) | is(0x7f, bytes)
+}
+
+/// … where it is ASCII and wants none.
+#[inline(always)]
+fn is_plain(bytes: u8x16) -> u8x16 {
+    let nearest = bytes.min(u8x16::splat(0x7e)).max(u8x16::splat(0x20));
+    !(is(b'"', bytes) | is(b'\\', bytes)) & nearest.cmp_eq(bytes)
+}
+
+/// How many bytes at the front of `bytes` are plain.
+#[inline(always)]
+pub(super) fn plain_len(bytes: &[u8]) -> usize {
+    let mut blocks = bytes.chunks_exact(BITS);
+    let mut at = 0;
+    for block in blocks.by_ref() {
+        let block = block.try_into().expect("it has that many bytes");
+        let run = bits(block, is_plain).trailing_ones() as usize;
+        at += run;
+        if run < BITS {
+            return at;
+        }
+    }
+    at + bits(&filled(blocks.remainder()), is_plain).trailing_ones() as usize
+}
+
+fn is(byte: u8, bytes: u8x16) -> u8x16 {
+    bytes.cmp_eq(u8x16::splat(byte))
+}
+
+/// `bytes`, which are [`LANES`] in number.
+fn lanes(bytes: &[u8]) -> u8x16 {
+    u8x16::new(bytes.try_into().expect("they are as many"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_wants_an_escape_is_found_wherever_it_stands() {
+        let wants = |byte: u8| byte < 0x20 || b"\"\\\x7f".contains(&byte);
+        for len in 0..150 {
+            let mut bytes = vec![b'a'; len];
+            assert_eq!(plain_len(&bytes), len);
+            for at in 0..len {
+                for byte in 0..=u8::MAX {
+                    bytes[at] = byte;
+                    let is_plain = byte.is_ascii() && !wants(byte);
+                    let expected = if is_plain { len } else { at };
+                    assert_eq!(plain_len(&bytes), expected, "{byte:#x}");
+                    if let Some(block) = bytes.first_chunk() {
+                        let found = bits(block, wants_escape);
+                        let expected = u64::from(at < BITS && wants(byte)) << (at % BITS);
+                        assert_eq!(found, expected, "{byte:#x}");
+                    }
+                }
+                bytes[at] = b'a';
+            }
+        }
+    }
+}
