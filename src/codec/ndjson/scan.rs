@@ -1,8 +1,8 @@
 //! Which bytes of a text want an escape in JSON, sixteen of them looked at at once.
 
-use wide::u8x16;
+use wide::{CmpEq, CmpGt, CmpLt, i8x16};
 
-/// Bytes that one [`u8x16`] holds.
+/// Bytes that one [`i8x16`] holds.
 const LANES: usize = 16;
 
 /// Bytes in a block of [`bits`].
@@ -10,9 +10,10 @@ pub(super) const BITS: usize = 64;
 
 /// A bit for each byte of `block`, the first lowest: whether `is_so` sets its highest.
 #[inline(always)]
-pub(super) fn bits(block: &[u8; BITS], is_so: impl Fn(u8x16) -> u8x16) -> u64 {
+pub(super) fn bits(block: &[u8; BITS], is_so: impl Fn(i8x16) -> i8x16) -> u64 {
     let bits = block.chunks_exact(LANES).map(|bytes| {
-        let bits = is_so(lanes(bytes)).move_mask();
+        let bytes: &[u8; LANES] = bytes.try_into().expect("they are as many");
+        let bits = is_so(i8x16::new(bytes.map(|byte| byte as i8))).move_mask();
         u64::from(bits as u32)
     });
     bits.rfold(0, |sum, bits| sum << LANES | bits)
@@ -25,18 +26,30 @@ pub(super) fn filled(bytes: &[u8]) -> [u8; BITS] {
     block
 }
 
-/// Of each byte the highest bit: what JSON demands an escape for, and DEL, which jq (1.5 to 1.8) escapes too: a
+/// Of each byte all bits: what JSON demands an escape for, and DEL, which jq (1.5 to 1.8) escapes too: a
 /// capture that went through `jq -c .` stays as it was.
-pub(super) fn wants_escape(bytes: u8x16) -> u8x16 {
-    let is_control = bytes.min(u8x16::splat(0x1f)).cmp_eq(bytes);
-    is_control | is(b'"', bytes) | is(b'\\', bytes) | is(0x7f, bytes)
+#[inline(always)]
+pub(super) fn wants_escape(bytes: i8x16) -> i8x16 {
+    // What is no ASCII is below zero.
+    let is_control = bytes.cmp_gt(each(-1)) & bytes.cmp_lt(each(0x20));
+    is_control | is_quote(bytes) | bytes.cmp_eq(each(0x7f))
 }
 
 /// … where it is ASCII and wants none.
 #[inline(always)]
-fn is_plain(bytes: u8x16) -> u8x16 {
-    let nearest = bytes.min(u8x16::splat(0x7e)).max(u8x16::splat(0x20));
-    !(is(b'"', bytes) | is(b'\\', bytes)) & nearest.cmp_eq(bytes)
+fn is_plain(bytes: i8x16) -> i8x16 {
+    // DEL becomes the lowest of all.
+    let is_printable = (bytes + each(1)).cmp_gt(each(0x20));
+    !is_quote(bytes) & is_printable
+}
+
+#[inline(always)]
+fn is_quote(bytes: i8x16) -> i8x16 {
+    bytes.cmp_eq(each(b'"' as i8)) | bytes.cmp_eq(each(b'\\' as i8))
+}
+
+fn each(byte: i8) -> i8x16 {
+    i8x16::splat(byte)
 }
 
 /// How many bytes at the front of `bytes` are plain.
@@ -53,15 +66,6 @@ pub(super) fn plain_len(bytes: &[u8]) -> usize {
         }
     }
     at + bits(&filled(blocks.remainder()), is_plain).trailing_ones() as usize
-}
-
-fn is(byte: u8, bytes: u8x16) -> u8x16 {
-    bytes.cmp_eq(u8x16::splat(byte))
-}
-
-/// `bytes`, which are [`LANES`] in number.
-fn lanes(bytes: &[u8]) -> u8x16 {
-    u8x16::new(bytes.try_into().expect("they are as many"))
 }
 
 #[cfg(test)]
