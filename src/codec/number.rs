@@ -1,19 +1,31 @@
 //! Numbers in decimal, eight digits or four at once.
 
 /// Appends `number`, in decimal.
+#[inline]
 pub(super) fn push_number(out: &mut Vec<u8>, number: u64) {
+    if number < 10_000 {
+        let number = number as u32;
+        let len =
+            1 + usize::from(number > 9) + usize::from(number > 99) + usize::from(number > 999);
+        let digits = u32::from_le_bytes(digits_4(number)) >> (32 - 8 * len);
+        // How many they are is known without them, so what comes behind them need not wait.
+        let end = out.len() + len;
+        out.extend_from_slice(&digits.to_le_bytes());
+        out.truncate(end);
+    } else {
+        push_long(out, number);
+    }
+}
+
+/// … which has five digits or more.
+fn push_long(out: &mut Vec<u8>, number: u64) {
     const DIGITS_8: u64 = 100_000_000;
     if number >= DIGITS_8 {
         push_number(out, number / DIGITS_8);
         return out.extend_from_slice(&digits_8(number % DIGITS_8).to_le_bytes());
     }
-    // How many they are is known without them, so what comes behind them need not wait.
     let len = match number {
-        0..=9 => 1,
-        10..=99 => 2,
-        100..=999 => 3,
-        1_000..=9_999 => 4,
-        10_000..=99_999 => 5,
+        0..=99_999 => 5,
         100_000..=999_999 => 6,
         1_000_000..=9_999_999 => 7,
         _ => 8,

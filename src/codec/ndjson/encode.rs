@@ -8,8 +8,8 @@ use super::super::Audience;
 use super::super::escape::is_deceptive;
 use super::super::number::push_number;
 use super::VERSION;
+use super::front::Front;
 use super::scan::{BITS, bits, filled, plain_len, wants_escape};
-use super::short::{Counter, Text, push_front};
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::chunk::{Chunk, Piece};
 use crate::record::time::WallTimeText;
@@ -28,11 +28,11 @@ pub struct Encoder {
     wall: WallTimeText,
     /// `{"type":"data","ts":…,"elapsed_us":…,"seq":` of this time; other records take it from behind
     /// [`DATA`] on.
-    time: (Option<Timestamp>, Counter),
+    time: (Option<Timestamp>, Vec<u8>),
     /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
-    flow: (Option<(ConnId, String, Direction)>, Counter),
-    /// `,"len":…,"text":"` of this length.
-    len: (Option<usize>, Text<32>),
+    flow: (Option<(ConnId, String, Direction)>, Vec<u8>),
+    /// Both, of the `data` record before.
+    front: Front,
 }
 
 impl Encoder {
@@ -41,9 +41,9 @@ impl Encoder {
         Self {
             terminal: audience != Audience::Program,
             wall: WallTimeText::default(),
-            time: (None, Counter::default()),
-            flow: (None, Counter::default()),
-            len: (None, Text::default()),
+            time: (None, Vec::new()),
+            flow: (None, Vec::new()),
+            front: Front::default(),
         }
     }
 
@@ -66,7 +66,7 @@ impl Encoder {
                     payload,
                     partial,
                 };
-                return self.piece(&piece, payload, plain_len(front(payload)), out);
+                return self.piece(&piece, plain_len(front(payload)), out);
             }
             Event::Start(start) => {
                 out.extend_from_slice(b"{\"type\":\"start\"");
@@ -134,35 +134,37 @@ impl Encoder {
             let Some(piece) = chunk.next_piece(plain) else {
                 break;
             };
-            self.piece(&piece, rest, plain, out);
+            self.piece(&piece, plain, out);
             if !goes_on(out.len()) {
                 break;
             }
         }
     }
 
-    /// A `data` record of the time and the flow that are kept. It is at the front of `bytes`, of which the
-    /// first `plain` want no escape.
+    /// A `data` record of the time and the flow that are kept. The first `plain` bytes of its payload, or more,
+    /// want no escape.
     #[inline(always)]
-    fn piece(&mut self, piece: &Piece<'_>, bytes: &[u8], plain: usize, out: &mut Vec<u8>) {
-        self.time.1.push(piece.seq, out);
-        self.flow.1.push(piece.offset, out);
-        let payload = piece.payload;
+    fn piece(&mut self, piece: &Piece<'_>, plain: usize, out: &mut Vec<u8>) {
+        let (seq, offset, payload) = (piece.seq, piece.offset, piece.payload);
+        if !self.front.push(seq, offset, out) {
+            let (time, flow) = (&self.time.1, &self.flow.1);
+            self.front.push_anew((time, seq), (flow, offset), out);
+        }
+        push_number(out, payload.len() as u64);
         // Nearly all are lines in which only their end wants one.
         match payload.get(plain..).filter(|_| !piece.partial) {
             Some(b"\n") => {
-                self.begin_text(payload.len(), out);
-                push_front(bytes, plain, out);
+                out.extend_from_slice(b",\"text\":\"");
+                out.extend_from_slice(&payload[..plain]);
                 return out.extend_from_slice(b"\\n\"}\n");
             }
             Some(b"\r\n") => {
-                self.begin_text(payload.len(), out);
-                push_front(bytes, plain, out);
+                out.extend_from_slice(b",\"text\":\"");
+                out.extend_from_slice(&payload[..plain]);
                 return out.extend_from_slice(b"\\r\\n\"}\n");
             }
             _ => {}
         }
-        number("len", payload.len() as u64, out);
         self.payload(payload, out);
         match piece.partial {
             true => out.extend_from_slice(b",\"partial\":true}\n"),
@@ -170,23 +172,10 @@ impl Encoder {
         }
     }
 
-    /// The length of a payload that is text, and the key.
-    #[inline(always)]
-    fn begin_text(&mut self, len: usize, out: &mut Vec<u8>) {
-        if self.len.0 != Some(len) {
-            self.len.0 = Some(len);
-            self.len.1.set(|text| {
-                number("len", len as u64, text);
-                text.extend_from_slice(b",\"text\":\"");
-            });
-        }
-        self.len.1.push(out);
-    }
-
     /// When it was, and its number.
     fn moment(&mut self, record: &Record<'_>, out: &mut Vec<u8>) {
         self.keep_time(record.time);
-        out.extend_from_slice(&self.time.1.text()[DATA.len()..]);
+        out.extend_from_slice(&self.time.1[DATA.len()..]);
         push_number(out, record.seq);
     }
 
@@ -194,15 +183,14 @@ impl Encoder {
         let (kept, text) = &mut self.time;
         if *kept != Some(time) {
             *kept = Some(time);
-            let wall = self.wall.render(time.wall);
-            text.set(|text| {
-                text.extend_from_slice(DATA);
-                text.extend_from_slice(b",\"ts\":\"");
-                text.extend_from_slice(wall);
-                text.push(b'"');
-                number("elapsed_us", time.elapsed_us, text);
-                begin_key("seq", text);
-            });
+            self.front.forget();
+            text.clear();
+            text.extend_from_slice(DATA);
+            text.extend_from_slice(b",\"ts\":\"");
+            text.extend_from_slice(self.wall.render(time.wall));
+            text.push(b'"');
+            number("elapsed_us", time.elapsed_us, text);
+            begin_key("seq", text);
         }
     }
 
@@ -212,12 +200,12 @@ impl Encoder {
             (*id, peer.as_str(), *kept) == (conn.id, &conn.peer, direction)
         });
         if !is_kept {
+            self.front.forget();
             let (kept, mut text) = std::mem::take(&mut self.flow);
-            text.set(|text| {
-                self.conn(conn, text);
-                word("dir", direction_name(direction), text);
-                begin_key("offset", text);
-            });
+            text.clear();
+            self.conn(conn, &mut text);
+            word("dir", direction_name(direction), &mut text);
+            begin_key("offset", &mut text);
             let mut peer = kept.map(|(_, peer, _)| peer).unwrap_or_default();
             peer.clear();
             peer.push_str(&conn.peer);

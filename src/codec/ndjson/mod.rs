@@ -7,9 +7,9 @@
 mod canonical;
 mod decode;
 mod encode;
+mod front;
 mod object;
 mod scan;
-mod short;
 #[cfg(test)]
 mod tests;
 mod wire;
