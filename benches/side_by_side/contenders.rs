@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Args;
-use crate::measure::{cpu, cpu_at_end};
+use crate::measure::{cpu, wait};
 
 /// How long anything may take before it is given up.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -196,9 +196,8 @@ impl Server {
         if !self.ends_itself {
             kill_process(Pid::from_child(&self.child), Signal::TERM)?;
         }
-        let cpu = cpu_at_end(&self.child);
+        let (_, cpu) = wait(&mut self.child)?;
         let wall = begun.elapsed();
-        self.child.wait()?;
         let _ = fs::remove_file(&self.output);
         // One that ends itself, or is told to, has written everything by then.
         let (wall, cpu) = written.unwrap_or((wall, cpu));

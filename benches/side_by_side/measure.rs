@@ -1,29 +1,40 @@
 //! What a program takes of the processor and of memory, and medians.
 
 use std::fs;
-use std::process::Child;
+use std::io;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use nix::sys::resource::{UsageWho, getrusage};
 
-/// A hundredth of a second: what /proc counts processor time in (`USER_HZ`, proc_pid_stat(5)).
-const TICK: Duration = Duration::from_millis(10);
-
-/// Waits until a child has ended, and tells the processor time it took, of all its threads. It is left as
-/// it is, so that the time can be read: reaping it is the caller's.
-pub fn cpu_at_end(child: &Child) -> Duration {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-    let _ = waitid(WaitId::Pid(Pid::from_child(child)), options);
-    cpu(child)
+/// Waits until a child has ended, and tells the processor time that it took, of all its threads.
+pub fn wait(child: &mut Child) -> io::Result<(ExitStatus, Duration)> {
+    let before = of_ended()?;
+    let status = child.wait()?;
+    Ok((status, of_ended()?.saturating_sub(before)))
 }
 
-/// The processor time that a process took so far.
+/// The processor time of all children that were waited for.
+fn of_ended() -> io::Result<Duration> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    let times = [usage.user_time(), usage.system_time()];
+    let micros = times.map(|time| time.tv_sec() * 1_000_000 + time.tv_usec());
+    Ok(Duration::from_micros(micros.iter().sum::<i64>() as u64))
+}
+
+/// The processor time that the threads took which a process has now: the first number of each one's
+/// `schedstat`, in nanoseconds (sched-stats, in the kernel's documentation).
 pub fn cpu(child: &Child) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
-    // Behind the name, which may hold anything.
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
-    let ticks = |nth: usize| fields.get(nth).and_then(|field| field.parse::<u32>().ok());
-    TICK * (ticks(11).unwrap_or(0) + ticks(12).unwrap_or(0))
+    let threads = fs::read_dir(format!("/proc/{}/task", child.id()));
+    let nanos = threads.into_iter().flatten().flatten().map(|thread| {
+        let schedstat = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+        let nanos = schedstat
+            .split(' ')
+            .next()
+            .and_then(|nanos| nanos.parse().ok());
+        nanos.unwrap_or(0)
+    });
+    Duration::from_nanos(nanos.sum())
 }
 
 /// The resident memory of a process, in bytes.

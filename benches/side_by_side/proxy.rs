@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Args;
 use crate::contenders::{free_port, is_installed, said_port, wait_until_listened};
-use crate::measure::{cpu_at_end, median};
+use crate::measure::{median, wait};
 use crate::table::Table;
 use crate::workloads::{folder, interleaved};
 
@@ -78,8 +78,7 @@ pub fn proxy(args: &Args, pipeline: usize) -> io::Result<Table> {
             None => 0.0,
             Some(mut proxy) => {
                 kill_process(Pid::from_child(&proxy.0), Signal::TERM)?;
-                let cpu = cpu_at_end(&proxy.0);
-                proxy.0.wait()?;
+                let (_, cpu) = wait(&mut proxy.0)?;
                 cpu.as_secs_f64() * 1e6 / requests as f64
             }
         };

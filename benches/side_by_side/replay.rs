@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::Args;
 use crate::contenders::{Taken, bare, is_installed, wiretapes};
 use crate::load::{Load, text};
-use crate::measure::{cpu_at_end, median};
+use crate::measure::{median, wait};
 use crate::table::Table;
 use crate::workloads::{folder, interleaved, size};
 
@@ -61,9 +61,9 @@ pub fn replay(args: &Args) -> io::Result<Table> {
         };
         let begun = Instant::now();
         let mut child = command.spawn()?;
-        let cpu = cpu_at_end(&child);
+        let (status, cpu) = wait(&mut child)?;
         let wall = begun.elapsed();
-        if !child.wait()?.success() {
+        if !status.success() {
             return Err(io::Error::other("it has failed"));
         }
         drop(sink);
