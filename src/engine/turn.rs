@@ -306,8 +306,7 @@ impl Engine {
                 }
             }
             if self.recorder.is_starved() {
-                // Those that did not get their turn keep their latch, behind the one that waits.
-                self.ready.extend_from_slice(&self.turn[nth + 1..]);
+                put_off(&mut self.ready, slot, &self.turn[nth + 1..]);
                 break;
             }
         }
@@ -505,5 +504,57 @@ impl Conn {
 pub(super) fn list(ready: &mut Vec<Slot>, slot: Slot, conn: &mut Conn) {
     if !mem::replace(&mut conn.is_listed, true) {
         ready.push(slot);
+    }
+}
+
+/// A turn ends early, at the connection that `waits`: the next begins with it and those `behind` it, and those
+/// in `ready` that had their turn come last. Else, where there is never room for all, the first in the list
+/// would be read for ever and the last hardly ever.
+fn put_off(ready: &mut Vec<Slot>, waits: Slot, behind: &[Slot]) {
+    let place = ready.iter().position(|&slot| slot == waits);
+    let had_their_turn = place.unwrap_or(ready.len());
+    ready.extend_from_slice(behind);
+    ready.rotate_left(had_their_turn);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All have always something, and there is room for so many reads a turn.
+    fn check(conns: usize, room: usize) {
+        let mut ready: Vec<Slot> = (0..conns).map(Slot).collect();
+        let mut reads = vec![0; conns];
+        for _ in 0..10 * conns {
+            let turn = mem::take(&mut ready);
+            for (nth, &slot) in turn.iter().enumerate() {
+                // Be it read or not, it has more.
+                ready.push(slot);
+                if nth == room {
+                    put_off(&mut ready, slot, &turn[nth + 1..]);
+                    break;
+                }
+                reads[slot.0] += 1;
+            }
+            assert_eq!(ready.len(), conns);
+        }
+        let (least, most) = (reads.iter().min(), reads.iter().max());
+        assert!(most <= least.map(|least| least + 1).as_ref(), "{reads:?}");
+    }
+
+    #[test]
+    fn where_there_is_not_room_for_all_each_is_read_as_often() {
+        for room in 1..8 {
+            check(7, room);
+        }
+        check(16, 1);
+        check(1, 1);
+    }
+
+    #[test]
+    fn one_that_waits_and_is_gone_leaves_its_place_to_those_behind_it() {
+        let mut ready = vec![Slot(1), Slot(2)];
+        put_off(&mut ready, Slot(3), &[Slot(4), Slot(5)]);
+        assert_eq!(ready, [4, 5, 1, 2].map(Slot));
     }
 }
