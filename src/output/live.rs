@@ -28,7 +28,7 @@ use crate::record::time::{WallTime, micros};
 use crate::record::{ConnId, EndReason, Event, Record, Timestamp};
 
 /// Bytes kept free in a segment for its `end`: the longest has 126.
-const END_SIZE: u64 = 160;
+pub(super) const END_SIZE: u64 = 160;
 
 /// A regular file.
 #[derive(Debug)]

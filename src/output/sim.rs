@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::compress::unpack;
 use super::disk::{Disk, DiskFile, Location};
 use super::housekeeping::{Housekeeper, Task};
-use super::live::{LiveFile, Moment};
+use super::live::{END_SIZE, LiveFile, Moment};
 use super::options::{Compression, Options, Rotation, SyncPolicy};
 use super::outlet::{Outlet, Scribe};
 use super::queue::{Job, Queue};
@@ -26,7 +26,7 @@ use crate::notice::{Notice, Notify};
 use crate::record::chunk::Chunk;
 use crate::record::doorbell::Doorbell;
 use crate::record::framing::Framing;
-use crate::record::time::{Clock, WallTime};
+use crate::record::time::{Clock, WallTime, micros};
 use crate::record::{Conn, ConnId, Direction, EndReason, Event, Record, RunId, Start, Timestamp};
 
 const SEEDS: u64 = 600;
@@ -381,12 +381,10 @@ impl World {
             &self.sent,
             self.next_seq,
         );
-        if let (Some(size), None, 0) = (
-            outlet.options.rotation.size,
-            outlet.compression,
-            platter.trouble,
-        ) {
-            check_sizes(&platter, self.format, size);
+        if self.format == Format::Json && outlet.compression.is_none() && platter.trouble == 0 {
+            for file in &platter.files {
+                check_limits(file, &outlet.options.rotation);
+            }
         }
         platter.seen
     }
@@ -537,12 +535,28 @@ fn check(
     assert_eq!((seq, bytes == sent), (records, true));
 }
 
-/// No file is longer than it may be, but for one that has a single record.
-fn check_sizes(platter: &Platter, format: Format, size: u64) {
-    for file in platter.files.iter().filter(|_| format == Format::Json) {
-        let data = file.split(|&byte| byte == b'\n');
-        let data = data.filter(|line| line.starts_with(b"{\"type\":\"data\""));
-        assert!(file.len() as u64 <= size || data.count() == 1);
+/// No file has more than it may have, nor for longer, but for one that has a single record.
+fn check_limits(file: &[u8], rotation: &Rotation) {
+    let mut reader = Reader::new("file", file);
+    let mut times = Vec::new();
+    while let Some(record) = reader.next_record().expect("a good capture") {
+        if let Event::Data { .. } = record.event {
+            times.push(record.time.elapsed_us);
+        }
+    }
+    let (Some(first), Some(last)) = (times.first(), times.last()) else {
+        return;
+    };
+    if let Some(every) = rotation.every {
+        assert!(*last < first + micros(every) || times.len() == 1);
+    }
+    let end = memchr::memmem::rfind(file, b"{\"type\":\"end\"");
+    if let Some(size) = rotation.size {
+        let len = end.unwrap_or(file.len()) as u64;
+        assert!(
+            len <= size - END_SIZE || times.len() == 1,
+            "{len} of {size}"
+        );
     }
 }
 
