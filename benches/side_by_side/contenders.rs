@@ -191,7 +191,7 @@ impl Server {
         let mut written = None;
         if let Some(expected) = expected {
             wait_until(|| fs::metadata(&self.output).is_ok_and(|output| output.len() >= expected))?;
-            written = Some((begun.elapsed(), cpu(&self.child)));
+            written = Some((begun.elapsed(), cpu(&self.child)?));
         }
         if !self.ends_itself {
             kill_process(Pid::from_child(&self.child), Signal::TERM)?;

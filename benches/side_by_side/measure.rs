@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// Waits until a child has ended, and tells the processor time that it took, of all its threads.
+/// Waits until a child has ended, and tells the processor time that it took, of all its threads and of children
+/// that it has waited for. No other child of this process may be waited for meanwhile.
 pub fn wait(child: &mut Child) -> io::Result<(ExitStatus, Duration)> {
     let before = of_ended()?;
     let status = child.wait()?;
@@ -24,17 +25,20 @@ fn of_ended() -> io::Result<Duration> {
 
 /// The processor time that the threads took which a process has now: the first number of each one's
 /// `schedstat`, in nanoseconds (sched-stats, in the kernel's documentation).
-pub fn cpu(child: &Child) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{}/task", child.id()));
-    let nanos = threads.into_iter().flatten().flatten().map(|thread| {
-        let schedstat = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
-        let nanos = schedstat
+///
+/// # Errors
+/// The process is gone, or the kernel does not count it.
+pub fn cpu(child: &Child) -> io::Result<Duration> {
+    let mut nanos = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", child.id()))? {
+        let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let first = schedstat
             .split(' ')
             .next()
-            .and_then(|nanos| nanos.parse().ok());
-        nanos.unwrap_or(0)
-    });
-    Duration::from_nanos(nanos.sum())
+            .and_then(|nanos| nanos.parse::<u64>().ok());
+        nanos += first.ok_or(io::ErrorKind::InvalidData)?;
+    }
+    Ok(Duration::from_nanos(nanos))
 }
 
 /// The resident memory of a process, in bytes.

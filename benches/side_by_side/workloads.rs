@@ -364,9 +364,9 @@ fn idle_once(
     };
     one.run(server.address)?;
     let grown = resident(&server.child).saturating_sub(before);
-    let worked = cpu(&server.child);
+    let worked = cpu(&server.child)?;
     std::thread::park_timeout(time);
-    let worked = cpu(&server.child) - worked;
+    let worked = cpu(&server.child)?.saturating_sub(worked);
     drop(streams);
     server.finish(Instant::now(), None)?;
     Ok((
