@@ -28,7 +28,7 @@
 //! | *peer*, *local* | the other end of a connection, and this end |
 //! | *target* | the server that is dialled: by a proxy for each peer, by a replay for each session |
 //! | *device* | a peer that was dialled because it does not dial itself |
-//! | *chunk* | the bytes that one read returned, as records: [`record::chunk::Chunk`] |
+//! | *chunk* | bytes of a connection that are recorded at once, mostly those of one read, cut into records by the framing: [`record::chunk::Chunk`] |
 //! | *record* | one stored event: [`record::Record`] |
 //! | *frame*, *framing* | how a connection's bytes become `data` records: [`record::Framing`] |
 //! | *carry* | the beginning of a line whose end has not come |
@@ -84,7 +84,8 @@
 //!   the buffer is full ([`engine::lead`]); the buffer is for outputs that are slow, or stall. A proxy and a
 //!   replay, whose peers wait for each other, use it from the beginning.
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember
-//!   until a read or an accept has found nothing more.
+//!   until a read or an accept has found nothing more. A turn that ends early, for want of room, is gone on
+//!   with in the next.
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
 //!   and rings afterwards, the loop arms the bell first and looks afterwards. Where no output can bring
 //!   what it waits for, the bell stays unarmed, and the writing of a lone chunk wakes nobody.
@@ -93,7 +94,8 @@
 //!   of a record is cut off (`output/live.rs`; the simulation beside it lets every call fail).
 //! * **Numbers follow from places.** A batch knows the number of its first record and how many it
 //!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
-//!   the encoders split by.
+//!   the encoders split by. So records that are made at once need no place of their own, and are encoded
+//!   and written together ([`record::chunk`]).
 //! * **Steps stand in the order of their times**, so the player walks along them, and a session's queue
 //!   holds only what is due. The memory of a replay is its blocks, as that of a capture is its batches.
 //! * **What counts as played was taken**: a session ends its sending only once the kernel has everything

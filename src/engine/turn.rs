@@ -509,7 +509,7 @@ pub(super) fn list(ready: &mut Vec<Slot>, slot: Slot, conn: &mut Conn) {
 
 /// A turn ends early, at the connection that `waits`: the next begins with it and those `behind` it, and those
 /// in `ready` that had their turn come last. Else, where there is never room for all, the first in the list
-/// would be read for ever and the last hardly ever.
+/// would be read for ever and the last hardly ever. (One with two sides may have been read at the other.)
 fn put_off(ready: &mut Vec<Slot>, waits: Slot, behind: &[Slot]) {
     let place = ready.iter().position(|&slot| slot == waits);
     let had_their_turn = place.unwrap_or(ready.len());

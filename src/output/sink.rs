@@ -99,7 +99,8 @@ impl Sink {
         &mut self.buffer
     }
 
-    /// What is encoded next is the record of this number. Called before and behind every record.
+    /// What is encoded next is the record of this number. Called before and behind every record, but those of
+    /// [`Sink::encode_chunk`].
     pub(super) fn mark(&mut self, next_seq: u64) {
         let mark = Mark {
             at: self.buffer.len(),

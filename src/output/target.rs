@@ -37,7 +37,7 @@ impl Target {
         Ok(())
     }
 
-    /// Does the same with the records of one read.
+    /// Does the same with records that were made at once.
     ///
     /// # Errors
     /// As [`Target::record`].

@@ -145,8 +145,7 @@ impl Batch {
         MAX_HEADS - self.storage.heads.len()
     }
 
-    /// The rest of the arena. A chunk is read to its front, then made a record by
-    /// [`Batch::push_data`].
+    /// The rest of the arena. Bytes are read to its front, then made records by [`Batch::push_data`].
     pub fn spare(&mut self) -> &mut [u8] {
         &mut self.storage.arena[self.used..]
     }
@@ -346,7 +345,7 @@ impl Drop for Batch {
 /// What a batch holds in one place; see [`Batch::entries`].
 #[derive(Debug)]
 pub enum Entry<'a> {
-    /// What one read brought.
+    /// `data` records that were made at once.
     Chunk(Chunk<'a>),
     /// Anything else.
     Record(Record<'a>),

@@ -1,15 +1,16 @@
-//! What one read brought, as the records that it is: they share their time, their connection and
-//! direction, and follow each other in number and offset. Who writes many of them says once what they share.
+//! Bytes of one connection that are recorded at once, mostly what one read brought, as the records that they
+//! are: these share their time, connection and direction, and follow each other in number and offset. Who
+//! writes many of them says once what they share.
 
 use std::borrow::Cow;
 
 use super::framing::Pieces;
 use super::{Conn, Direction, Event, Record, Timestamp};
 
-/// The `data` records of one read that are still to come.
+/// `data` records that share what they can, those of them that are still to come.
 #[derive(Clone, Debug)]
 pub struct Chunk<'a> {
-    /// When it was read.
+    /// When they were seen.
     pub time: Timestamp,
     /// From whom or to whom.
     pub conn: Conn<'a>,

@@ -141,8 +141,8 @@ impl Encoder {
         }
     }
 
-    /// A `data` record of the time and the flow that are kept. The first `plain` bytes of its payload, or more,
-    /// want no escape.
+    /// A `data` record of the time and the flow that are kept. The first `plain` bytes from where its payload
+    /// begins, be they more than it has or not all that do, are ASCII and want no escape.
     #[inline(always)]
     fn piece(&mut self, piece: &Piece<'_>, plain: usize, out: &mut Vec<u8>) {
         let (seq, offset, payload) = (piece.seq, piece.offset, piece.payload);

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::super::number::{digits_4, push_number};
 
-/// It is kept as text in which, from line to line, only the last digits of two numbers change.
+/// It is kept as text in which, from line to line, only the last digits of two numbers change. While one of
+/// them has no digits before these, it is put together anew each time.
 #[derive(Debug, Default)]
 pub(super) struct Front {
     text: Vec<u8>,
