@@ -125,7 +125,7 @@ impl ManyFiles {
             time: chunk.time,
             seq: chunk.next_seq,
         };
-        let payload = chunk.len();
+        let payload = chunk.pieces.rest().len();
         let path = self.path(at, endpoints, outlet);
         let live = self.file(&path, at, endpoints, outlet);
         live.chunk(chunk, outlet);

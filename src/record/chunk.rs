@@ -40,12 +40,7 @@ pub struct Piece<'a> {
 impl<'a> Chunk<'a> {
     /// None is to come.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    /// Bytes that are still to come.
-    pub fn len(&self) -> usize {
-        self.pieces.len()
+        self.pieces.rest().is_empty()
     }
 
     /// The next record, without what it shares with the others. The first `seen` bytes to come are known to

@@ -91,19 +91,9 @@ impl<'a> Pieces<'a> {
         self.framing
     }
 
-    /// What is left.
+    /// The bytes of those that are left.
     pub fn rest(&self) -> &'a [u8] {
         self.rest
-    }
-
-    /// Bytes that are left.
-    pub fn len(&self) -> usize {
-        self.rest.len()
-    }
-
-    /// None is left.
-    pub fn is_empty(&self) -> bool {
-        self.rest.is_empty()
     }
 
     /// The next of them. The first `seen` bytes are known to hold no `\n`.

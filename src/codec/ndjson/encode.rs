@@ -3,6 +3,9 @@
 //! Each record is appended to the output's buffer in one pass: no intermediate value, no
 //! allocation; strings are copied in runs between the bytes that want an escape. What the
 //! `wire` structs and `serde_json` would write is what this writes (DEL aside: see [`wants_escape`]).
+//!
+//! What stands on every line becomes one function with the loop over the lines (`inline(always)`): where each
+//! piece has to fetch the length of the buffer that the one before has stored, waiting for that is most of the work.
 
 use super::super::Audience;
 use super::super::escape::is_deceptive;
@@ -66,7 +69,7 @@ impl Encoder {
                     payload,
                     partial,
                 };
-                return self.piece(&piece, plain_len(front(payload)), out);
+                return self.piece(&piece, plain_len(beginning(payload)), out);
             }
             Event::Start(start) => {
                 out.extend_from_slice(b"{\"type\":\"start\"");
@@ -130,7 +133,7 @@ impl Encoder {
         self.keep_flow(&chunk.conn, chunk.direction);
         loop {
             let rest = chunk.pieces.rest();
-            let plain = plain_len(front(rest));
+            let plain = plain_len(beginning(rest));
             let Some(piece) = chunk.next_piece(plain) else {
                 break;
             };
@@ -303,7 +306,7 @@ impl Encoder {
 }
 
 /// As much of `bytes` as is worth the attempt to take it for a plain line.
-fn front(bytes: &[u8]) -> &[u8] {
+fn beginning(bytes: &[u8]) -> &[u8] {
     const MOST: usize = 512;
     &bytes[..bytes.len().min(MOST)]
 }

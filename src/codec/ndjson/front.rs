@@ -81,8 +81,7 @@ impl Digits {
 
     #[inline(always)]
     fn put(&self, number: u64, text: &mut [u8]) {
-        if let Some(place) = text.get_mut(self.at..self.at + 4) {
-            place.copy_from_slice(&digits_4((number - self.numbers.start) as u32));
-        }
+        let digits = digits_4((number - self.numbers.start) as u32);
+        text[self.at..self.at + digits.len()].copy_from_slice(&digits);
     }
 }

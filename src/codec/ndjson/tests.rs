@@ -237,14 +237,14 @@ proptest! {
                 for record in chunk.clone() {
                     new().encode(&record, &mut expected);
                 }
-                while !chunk.pieces.is_empty() {
+                while !chunk.is_empty() {
                     let (before, mut told) = (chunk.next_seq, 0);
                     encoder.encode_chunk(&mut chunk, &mut seen, |len| {
                         told += 1;
                         len <= enough
                     });
                     prop_assert_eq!(chunk.next_seq - before, told);
-                    prop_assert!(chunk.pieces.is_empty() || seen.len() > enough);
+                    prop_assert!(chunk.is_empty() || seen.len() > enough);
                 }
             }
             prop_assert_eq!(String::from_utf8_lossy(&seen), String::from_utf8_lossy(&expected));
