@@ -17,7 +17,7 @@ use crate::capture::{self, READ_MAX, admission};
 use crate::codec::Format;
 use crate::codec::ndjson::FRAME_LIMIT;
 use crate::engine::address::Address;
-use crate::engine::{Config, Pacing, Recording, cat, devices, dial, limits, proxy, replay};
+use crate::engine::{Config, Pacing, Recording, cat, devices, dial, lead, limits, proxy, replay};
 use crate::input::Source;
 use crate::output::options::{OnStall, SyncPolicy};
 use crate::output::{OutputSpec, PlaceSpec};
@@ -50,8 +50,12 @@ const BULK_ARENA: usize = READ_MAX;
 /// … where an output's part of the buffer has so many of them; else they are smaller.
 const BULK_ARENAS: usize = 16;
 
-/// … and so many are on their way at most while outputs keep up.
-const BULK_LEAD: usize = 5;
+/// … and so many are on their way at most while outputs keep up. One that sends alone sleeps while the sockets
+/// wait, and is to be woken seldom; of several, some send meanwhile.
+const BULK_LEAD: lead::Length = lead::Length {
+    alone: 5,
+    together: 3,
+};
 
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
 const CARRY_SHARE: usize = 4;
@@ -379,7 +383,7 @@ fn recording(
         pacing: Pacing {
             time: STALL,
             is_for_each: false,
-            lead: usize::MAX,
+            lead: lead::Length::ENDLESS,
         },
         status_every: None,
     })

@@ -12,12 +12,44 @@ use crate::record::batch::BatchPool;
 /// with the largest.
 pub const PATIENCE_US: u64 = 5_000;
 
+/// Batches that may be on their way.
+#[derive(Clone, Copy, Debug)]
+pub struct Length {
+    /// … where one connection sends alone,
+    pub alone: usize,
+    /// … and where several do.
+    pub together: usize,
+}
+
+impl Length {
+    /// Nobody waits.
+    pub const ENDLESS: Self = Self {
+        alone: usize::MAX,
+        together: usize::MAX,
+    };
+
+    /// Bytes that may be on their way while so many connections are read in turn.
+    pub fn most(self, ready: usize, pool: &BatchPool) -> usize {
+        pool.batch_charge().saturating_mul(self.batches(ready))
+    }
+
+    /// It is waited until only so many are, half of them: a wait for each batch would cost more.
+    pub fn few(self, ready: usize, pool: &BatchPool) -> usize {
+        pool.batch_charge()
+            .saturating_mul(self.batches(ready).div_ceil(2))
+    }
+
+    fn batches(self, ready: usize) -> usize {
+        if ready > 1 { self.together } else { self.alone }
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Lead {
-    /// Batches that may be on their way.
-    batches: usize,
-    /// It is waited until half of them have come back: a wait for each of them would cost more.
+    length: Length,
+    /// Connections that are read in turn.
+    ready: usize,
     is_waiting: bool,
     /// Of each output, when it was last seen to keep up.
     seen: Vec<Seen>,
@@ -30,12 +62,18 @@ struct Seen {
 }
 
 impl Lead {
-    pub(super) fn of(batches: usize, outputs: &[Output]) -> Self {
+    pub(super) fn of(length: Length, outputs: &[Output]) -> Self {
         Self {
-            batches,
+            length,
+            ready: 0,
             is_waiting: false,
             seen: vec![Seen::default(); outputs.len()],
         }
+    }
+
+    /// So many connections are to be read in turn.
+    pub(super) fn begin_turn(&mut self, ready: usize) {
+        self.ready = ready;
     }
 
     /// Until when the next batch is to wait, if it is; the bell rings when it need not.
@@ -45,8 +83,8 @@ impl Lead {
         outputs: &[Output],
         now_us: u64,
     ) -> Option<u64> {
-        let most = pool.batch_charge().saturating_mul(self.batches);
-        let few = most / 2;
+        let most = self.length.most(self.ready, pool);
+        let few = self.length.few(self.ready, pool);
         self.is_waiting = pool.charged() > if self.is_waiting { few } else { most };
         let until_us = match self.is_waiting {
             true => self.given_up_us(pool, outputs, now_us),
@@ -93,7 +131,12 @@ mod tests {
 
     const ARENA: usize = 4096;
 
-    /// Two outputs behind a lead of four batches.
+    const LENGTH: Length = Length {
+        alone: 5,
+        together: 3,
+    };
+
+    /// Two outputs behind a lead.
     struct Bench {
         pool: BatchPool,
         queues: [Arc<Queue>; 2],
@@ -120,7 +163,7 @@ mod tests {
             let outputs: Vec<_> = outputs.collect();
             Self {
                 pool,
-                lead: Lead::of(4, &outputs),
+                lead: Lead::of(LENGTH, &outputs),
                 queues,
                 outputs,
                 doorbell,
@@ -151,6 +194,11 @@ mod tests {
             }
         }
 
+        /// Of what batches take at most, rounded up.
+        fn on_their_way(&self) -> usize {
+            (self.pool.charged()).div_ceil(self.pool.batch_charge())
+        }
+
         fn until_us(&mut self, now_us: u64) -> Option<u64> {
             self.lead.until_us(&self.pool, &self.outputs, now_us)
         }
@@ -158,26 +206,30 @@ mod tests {
 
     #[test]
     fn outputs_that_keep_up_are_waited_for_until_half_of_the_lead_is_back() {
-        let mut bench = Bench::new();
-        let full = |bench: &Bench| bench.pool.charged() / bench.pool.batch_charge();
-        bench.send(20);
-        let most = full(&bench);
-        assert!(most > 4, "{most}");
-        assert_eq!(bench.until_us(10_000), None, "none has worked anything off");
-        bench.works_off(0, 10);
-        assert_eq!(bench.until_us(10_000), None, "one of the two has not");
-        bench.works_off(1, 10);
-        assert_eq!(bench.until_us(10_000), Some(10_000 + PATIENCE_US));
+        for (ready, lead, half) in [(0, 5, 3), (1, 5, 3), (2, 3, 2), (16, 3, 2)] {
+            let mut bench = Bench::new();
+            bench.lead.begin_turn(ready);
+            bench.send(20);
+            assert_eq!(bench.until_us(10_000), None, "none has worked anything off");
+            bench.works_off(0, 10);
+            assert_eq!(bench.until_us(10_000), None, "one of the two has not");
+            bench.works_off(1, 10);
+            assert_eq!(bench.until_us(10_000), Some(10_000 + PATIENCE_US));
 
-        bench.doorbell.arm();
-        while bench.rung.load(SeqCst) == 0 {
-            assert!(bench.until_us(11_000) >= Some(10_000 + PATIENCE_US));
-            bench.works_off(0, 1);
-            bench.works_off(1, 1);
+            bench.doorbell.arm();
+            while bench.rung.load(SeqCst) == 0 {
+                assert!(bench.until_us(11_000) >= Some(10_000 + PATIENCE_US));
+                assert!(bench.on_their_way() > half, "it is not woken");
+                bench.works_off(0, 1);
+                bench.works_off(1, 1);
+            }
+            assert!(bench.on_their_way() <= half, "it is woken for each");
+            while bench.on_their_way() <= lead {
+                assert_eq!(bench.until_us(11_000), None);
+                bench.send(1);
+            }
+            assert_eq!(bench.until_us(11_000), Some(11_000 + PATIENCE_US));
         }
-        let half = 2 * bench.pool.batch_charge();
-        assert!(bench.pool.charged() <= half, "it is woken for each");
-        assert_eq!(bench.until_us(11_000), None);
     }
 
     #[test]

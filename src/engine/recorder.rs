@@ -174,9 +174,10 @@ impl<C: Clock> Recorder<C> {
         self.is_starved
     }
 
-    /// A turn begins: it may be tried again to make room.
-    pub fn begin_turn(&mut self) {
+    /// A turn begins, for so many connections: it may be tried again to make room.
+    pub fn begin_turn(&mut self, ready: usize) {
         self.is_starved = false;
+        self.router.begin_turn(ready);
     }
 
     /// Whether an output could bring what the loop would sleep for: room, or its own idleness. Where
@@ -350,6 +351,7 @@ mod tests {
     use super::*;
     use crate::capture;
     use crate::engine::Pacing;
+    use crate::engine::lead::Length;
     use crate::output::queue::{Job, Queue};
     use crate::record::batch::ARENA_SIZE;
     use crate::record::{ConnId, Direction, Endpoints, RunId};
@@ -390,7 +392,7 @@ mod tests {
             let pacing = Pacing {
                 time: Duration::from_secs(1),
                 is_for_each: true,
-                lead: usize::MAX,
+                lead: Length::ENDLESS,
             };
             let router = Router::new(pool.clone(), outputs.collect(), pacing);
             let capture = Capture::new(capture::Config::new(framing));

@@ -237,7 +237,7 @@ impl Engine {
                 },
             }
         }
-        self.recorder.begin_turn();
+        self.recorder.begin_turn(self.ready.len());
     }
 
     /// The token of a connection's socket on this side.

@@ -13,6 +13,8 @@ use wiretape::record::doorbell::Doorbell;
 pub struct Wants {
     /// It needs memory, or outputs that it waits for to have room.
     pub needs_room: bool,
+    /// With no more bytes than this on their way, nobody is waited for.
+    pub few: usize,
     /// It has records for an output that is idle.
     pub has_records: bool,
     /// The outputs are to end.
@@ -26,8 +28,6 @@ pub struct Watched {
     pub queues: Vec<Arc<Queue>>,
     /// Whether each output that may miss records is waited for.
     pub is_for_each: bool,
-    /// With no more bytes than this on their way, nobody is waited for.
-    pub few: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -138,7 +138,7 @@ impl Ear {
         let Watched { pool, queues, .. } = watched;
         let have_ended = !queues.is_empty() && queues.iter().all(|queue| queue.has_ended());
         let have_chores = queues.iter().any(|queue| queue.chores() > 0);
-        (wants.needs_room && pool.has_batch() && !watched.may_wait_for_outputs())
+        (wants.needs_room && pool.has_batch() && !watched.may_wait_for_outputs(wants.few))
             || (wants.has_records && queues.iter().any(|queue| queue.is_idle()))
             || (have_ended && !(wants.is_flushing && have_chores))
     }
@@ -147,8 +147,8 @@ impl Ear {
 impl Watched {
     /// Whether outputs may be waited for, if they do not stand still: because one has no room, or because
     /// much is on its way.
-    fn may_wait_for_outputs(&self) -> bool {
-        if self.pool.charged() > self.few {
+    fn may_wait_for_outputs(&self, few: usize) -> bool {
+        if self.pool.charged() > few {
             return true;
         }
         let charge = self.pool.batch_charge();

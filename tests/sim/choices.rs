@@ -6,6 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use wiretape::capture::{Config, READ_MIN, admission};
 use wiretape::engine::Pacing;
+use wiretape::engine::lead::Length;
 use wiretape::engine::router::Allotment;
 use wiretape::record::Framing;
 use wiretape::record::batch::BatchPool;
@@ -109,7 +110,10 @@ impl Choices {
         let pacing = Pacing {
             time: Duration::from_micros(*rng.choice(&[0, 5_000, 1_000_000]).expect("some")),
             is_for_each: rng.bool(),
-            lead: *rng.choice(&[1, 2, 4, usize::MAX]).expect("some"),
+            lead: Length {
+                alone: *rng.choice(&[1, 2, 4, usize::MAX]).expect("some"),
+                together: *rng.choice(&[1, 3, usize::MAX]).expect("some"),
+            },
         };
         let missing_of_8 = rng.choice([0, 4, 4, 8]).expect("some");
         let outputs = match rng.u8(0..16) {
@@ -145,11 +149,6 @@ impl Choices {
             is_fine: rng.bool(),
             reads_back: rng.u8(0..4) == 0,
         }
-    }
-
-    /// Bytes that may be on their way at most while outputs keep up.
-    pub fn lead(&self) -> usize {
-        BatchPool::batch_cost(ARENA).saturating_mul(self.pacing.lead)
     }
 
     /// When the peer is idle for too long, and too old.

@@ -87,6 +87,7 @@ impl World<'_> {
         }
         let wants = Wants {
             needs_room: self.recorder.is_starved(),
+            few: self.few(),
             has_records: self.recorder.capture.has_records(),
             is_flushing: self.recorder.capture.shutdown.phase() == Phase::Flushing,
         };
@@ -161,7 +162,8 @@ impl World<'_> {
         for slot in ended {
             self.handle_ending(slot);
         }
-        self.recorder.begin_turn();
+        self.listed = self.ready.len();
+        self.recorder.begin_turn(self.listed);
     }
 
     // --- room ------------------------------------------------------------------------------------
@@ -189,7 +191,7 @@ impl World<'_> {
     fn check_starved(&mut self) {
         self.seen.see("room: starved");
         let pacing = self.choices.pacing;
-        if self.pool.has_batch() && self.pool.charged() > self.choices.lead() / 2 {
+        if self.pool.has_batch() && self.pool.charged() > self.few() {
             let now_us = self.clock.now_us();
             let since_us = *self.waits_since_us.get_or_insert(now_us);
             let stands = |moved_us: u64| moved_us.max(since_us) + PATIENCE_US <= now_us;

@@ -105,6 +105,8 @@ pub struct World<'a> {
     pub hoard: Option<Batch>,
     /// Since when outputs are waited for because much is on its way.
     pub waits_since_us: Option<u64>,
+    /// Connections that had a turn to come when this one began.
+    pub listed: usize,
     /// Nothing happens but what the loop does.
     pub is_still: bool,
     /// Peers that ever wanted to connect.
@@ -140,7 +142,6 @@ impl<'a> World<'a> {
             pool: pool.clone(),
             queues: queues.collect(),
             is_for_each: choices.pacing.is_for_each,
-            few: choices.lead() / 2,
         });
         let clock = SimClock::new(rng.u64(0..5_000));
         let capture = Capture::new(choices.config.clone());
@@ -181,6 +182,7 @@ impl<'a> World<'a> {
             house_rests: false,
             hoard: None,
             waits_since_us: None,
+            listed: 0,
             is_still: false,
             callers: 0,
         };
@@ -428,6 +430,11 @@ impl<'a> World<'a> {
         self.choices.pacing.is_for_each || live.all(|output| output.queue.is_full(charge))
     }
 
+    /// With no more bytes than this on their way, nobody is waited for.
+    pub fn few(&self) -> usize {
+        self.choices.pacing.lead.few(self.listed, &self.pool)
+    }
+
     /// Records that were missed, by all outputs.
     pub fn missed(&self) -> u64 {
         self.outputs
@@ -441,7 +448,8 @@ impl<'a> World<'a> {
     pub fn begin_batch(&mut self) {
         let now_us = self.clock.now_us();
         let waits_for_full = self.waits_for_full();
-        let is_ahead = self.pool.charged() - self.pool.batch_charge() > self.choices.lead();
+        let most = self.choices.pacing.lead.most(self.listed, &self.pool);
+        let is_ahead = self.pool.charged() - self.pool.batch_charge() > most;
         self.seen
             .see_if(is_ahead, "pacing: runs ahead of those that stand");
         let patience_us = micros(self.choices.pacing.time);

@@ -390,7 +390,7 @@ impl Playback<'_> {
                 }
             }
         }
-        self.recorder.begin_turn();
+        self.recorder.begin_turn(self.ready.len());
     }
 
     // --- signals and the end ---------------------------------------------------------------------
