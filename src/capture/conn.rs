@@ -134,8 +134,7 @@ impl Connection {
         let index = self.index_in(batch, serial);
         let flow = self.flow_mut(direction);
         let offset = flow.bytes;
-        flow.count(&batch.spare()[..len]);
-        batch.push_data(now, index, direction, offset, len)
+        batch.push_data(now, index, direction, offset, len, |part| flow.count(part))
     }
 
     pub(super) fn close(self, reason: CloseReason, now: Timestamp) -> Close {

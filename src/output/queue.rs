@@ -402,7 +402,7 @@ mod tests {
                 ..Timestamp::default()
             };
             let conn = ConnIndex::default();
-            batch.push_data(time, conn, Direction::In, 0, bytes);
+            batch.push_data(time, conn, Direction::In, 0, bytes, |_| ());
             self.next_seq = batch.next_seq();
             batch.seal()
         }

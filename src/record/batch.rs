@@ -173,7 +173,8 @@ impl Batch {
         self.push(time, conn, HeadKind::Open);
     }
 
-    /// Makes the first `len` bytes of [`Batch::spare`] into records, and says how many they are.
+    /// Makes the first `len` bytes of [`Batch::spare`] into records, and says how many they are. `look` is
+    /// shown them, in parts.
     pub fn push_data(
         &mut self,
         time: Timestamp,
@@ -181,9 +182,10 @@ impl Batch {
         direction: Direction,
         offset: u64,
         len: usize,
+        look: impl FnMut(&[u8]),
     ) -> u64 {
         let bytes = &self.storage.arena[self.used..self.used + len];
-        let records = self.pool.framing.count(bytes) as u32;
+        let records = self.pool.framing.count(bytes, look) as u32;
         let data = HeadKind::Data {
             direction,
             start: self.used as u32,
@@ -515,6 +517,7 @@ mod tests {
             Direction::In,
             offset,
             bytes.len(),
+            |_| (),
         );
     }
 
