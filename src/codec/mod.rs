@@ -4,6 +4,7 @@
 //! buffer; the [`ndjson::Reader`] turns a capture's lines into records again. Neither opens a file.
 
 mod annotate;
+pub mod buffer;
 mod escape;
 mod hex;
 pub mod ndjson;
@@ -12,6 +13,7 @@ mod text;
 
 use std::str::FromStr;
 
+use self::buffer::Buffer;
 use crate::record::chunk::Chunk;
 use crate::record::{Direction, Event, Record};
 
@@ -106,23 +108,31 @@ impl Encoder {
         }
     }
 
-    /// Appends records of `chunk` to `out`, one after another, until `goes_on`, which is told how long
-    /// `out` has become, is `false`, or none is left.
+    /// Appends records of `chunk`, which has some, to `out` until it has more than `enough` bytes; at least one.
+    /// Tells where the last of them begins.
     pub fn encode_chunk(
         &mut self,
         chunk: &mut Chunk<'_>,
-        out: &mut Vec<u8>,
-        mut goes_on: impl FnMut(usize) -> bool,
-    ) {
+        out: &mut Buffer,
+        enough: usize,
+    ) -> usize {
         if let Self::Json(encoder) = self {
-            return encoder.encode_chunk(chunk, out, goes_on);
+            return encoder.encode_chunk(chunk, out, enough);
         }
+        let mut last = out.len();
         for record in chunk {
-            self.encode(&record, out);
-            if !goes_on(out.len()) {
+            last = out.len();
+            self.encode(&record, out.vec());
+            if out.len() > enough {
                 break;
             }
         }
+        last
+    }
+
+    /// Whether each record becomes one line.
+    pub fn writes_lines(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Text(_))
     }
 
     /// The bytes of `record` that [`Format::Raw`] keeps, as they lie there.

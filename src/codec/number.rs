@@ -40,13 +40,25 @@ const ZEROS: u64 = u64::from_le_bytes([b'0'; 8]);
 /// The eight digits of a number that has no more, the first in the lowest byte: halved to groups of four, of
 /// two and of one, all at once. Digits that are written one by one and then moved are waited for.
 fn digits_8(number: u64) -> u64 {
-    let fours = (number / 10_000) | ((number % 10_000) << 32);
+    digits_of_fours((number / 10_000) | ((number % 10_000) << 32))
+}
+
+/// … of which there are already groups of four.
+#[inline(always)]
+fn digits_of_fours(fours: u64) -> u64 {
     // Of what is less than 10,000, a hundredth; of what is less than 100, a tenth.
     let hundredths = ((fours * 10_486) >> 20) & 0x7f_0000_007f;
     let twos = hundredths | ((fours - hundredths * 100) << 16);
     let tenths = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
     let ones = tenths | ((twos - tenths * 10) << 8);
     ones | ZEROS
+}
+
+/// The four digits each of the number in the lower half and of the one in the upper, which have no more.
+#[inline(always)]
+pub(super) fn digits_4_and_4(fours: u64) -> [[u8; 4]; 2] {
+    let digits = digits_of_fours(fours);
+    [digits as u32, (digits >> 32) as u32].map(u32::to_le_bytes)
 }
 
 /// The four digits of a number that has no more, the same way.

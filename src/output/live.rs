@@ -134,7 +134,7 @@ impl LiveFile {
             outlet.say(Notice::TornEnd {
                 output: self.location.path.display().to_string(),
             });
-            self.sink.buffer().push(b'\n');
+            self.sink.buffer().vec().push(b'\n');
         }
     }
 
@@ -146,7 +146,7 @@ impl LiveFile {
         }
         outlet
             .scribe
-            .begin(at.time, at.seq, self.conn, self.sink.buffer());
+            .begin(at.time, at.seq, self.conn, self.sink.buffer().vec());
         self.number = outlet.scribe.segment();
         self.mark(at.seq, outlet);
     }
@@ -207,7 +207,7 @@ impl LiveFile {
     ) {
         self.mark(at.seq, outlet);
         let before = self.sink.buffered();
-        encode(outlet, self.sink.buffer());
+        encode(outlet, self.sink.buffer().vec());
         if self.sink.buffered() == before {
             return;
         }
@@ -244,7 +244,7 @@ impl LiveFile {
             // What the file did not take, and whatever is to follow a write.
             self.flush(outlet);
         } else {
-            self.sink.buffer().extend_from_slice(bytes);
+            self.sink.buffer().vec().extend_from_slice(bytes);
             self.flush_if_large(outlet);
         }
     }
@@ -305,7 +305,7 @@ impl LiveFile {
         self.hand_over(at, outlet);
         // Its beginning is marked even if the new file has been written to already.
         self.mark(at.seq, outlet);
-        self.sink.buffer().extend_from_slice(&tail);
+        self.sink.buffer().vec().extend_from_slice(&tail);
     }
 
     fn say_rotation_failed(&mut self, (action, error): Trouble, outlet: &Outlet) {
@@ -357,7 +357,7 @@ impl LiveFile {
             let reason = EndReason::Rotated;
             outlet
                 .scribe
-                .end(at.time, at.seq, reason, self.sink.buffer());
+                .end(at.time, at.seq, reason, self.sink.buffer().vec());
         }
         self.sink.close();
         self.flush(outlet);
@@ -617,7 +617,7 @@ impl LiveFile {
         while !self.sink.is_closing() {
             if let Some((at, reason)) = &end {
                 self.mark(at.seq, outlet);
-                let buffer = self.sink.buffer();
+                let buffer = self.sink.buffer().vec();
                 (outlet.scribe).end(at.time, at.seq, reason.clone(), buffer);
             }
             self.sink.close();

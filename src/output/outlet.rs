@@ -15,6 +15,7 @@ use super::options::{Compression, Options};
 use super::queue::{Gap, Queue};
 use super::sink::Sink;
 use crate::codec::Encoder;
+use crate::codec::buffer::Buffer;
 use crate::notice::{Notice, Notify};
 use crate::record::chunk::Chunk;
 use crate::record::time::Clock;
@@ -135,6 +136,11 @@ impl Scribe {
         self.encoder.raw_bytes(record)
     }
 
+    /// Whether each record becomes one line.
+    pub(super) fn writes_lines(&self) -> bool {
+        self.encoder.writes_lines()
+    }
+
     /// Whether an `end` takes room.
     pub(super) fn is_json(&self) -> bool {
         matches!(self.encoder, Encoder::Json(_))
@@ -164,11 +170,12 @@ impl Scribe {
     pub(super) fn chunk(
         &mut self,
         chunk: &mut Chunk<'_>,
-        out: &mut Vec<u8>,
-        goes_on: impl FnMut(usize) -> bool,
-    ) {
-        self.encoder.encode_chunk(chunk, out, goes_on);
+        out: &mut Buffer,
+        enough: usize,
+    ) -> usize {
+        let last = self.encoder.encode_chunk(chunk, out, enough);
         self.next_seq = chunk.next_seq;
+        last
     }
 
     pub(super) fn gap(&mut self, gap: &Gap, out: &mut Vec<u8>) {

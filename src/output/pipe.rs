@@ -26,20 +26,19 @@ impl Pipe {
             outlet.say(Notice::TornEnd {
                 output: outlet.name(),
             });
-            pipe.sink.buffer().push(b'\n');
+            pipe.sink.buffer().vec().push(b'\n');
         }
         pipe
     }
 
     pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) -> io::Result<()> {
-        outlet.scribe.record(record, self.sink.buffer());
+        outlet.scribe.record(record, self.sink.buffer().vec());
         self.flush_if_large(outlet)
     }
 
     pub(super) fn chunk(&mut self, chunk: &mut Chunk<'_>, outlet: &mut Outlet) -> io::Result<()> {
         while !chunk.is_empty() {
-            let is_short = |len| len < WRITE_SIZE;
-            (outlet.scribe).chunk(chunk, self.sink.buffer(), is_short);
+            (outlet.scribe).chunk(chunk, self.sink.buffer(), WRITE_SIZE - 1);
             self.flush_if_large(outlet)?;
         }
         Ok(())
@@ -47,7 +46,7 @@ impl Pipe {
 
     /// Where to encode a record of the output's own to.
     pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
-        self.sink.buffer()
+        self.sink.buffer().vec()
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8], outlet: &Outlet) -> io::Result<()> {
@@ -59,7 +58,7 @@ impl Pipe {
                 _ => self.flush(outlet),
             }
         } else {
-            self.sink.buffer().extend_from_slice(bytes);
+            self.sink.buffer().vec().extend_from_slice(bytes);
             self.flush_if_large(outlet)
         }
     }

@@ -10,6 +10,7 @@ use std::io;
 use super::compress::Packer;
 use super::disk::DiskFile;
 use super::outlet::Scribe;
+use crate::codec::buffer::Buffer;
 use crate::record::chunk::Chunk;
 
 /// Encoded bytes that are worth a write while more is queued.
@@ -25,8 +26,9 @@ pub(super) struct Sink {
     /// Bytes the file holds.
     len: u64,
     /// Encoded, and not all of it written.
-    buffer: Vec<u8>,
-    /// Where records end in `buffer`, in order. Raw bytes can be cut anywhere and have none.
+    buffer: Buffer,
+    /// Where records end in `buffer`, in order. Raw bytes can be cut anywhere and have none. Between two can be
+    /// several lines, each a record.
     marks: Vec<Mark>,
     /// Number of the record behind what was written last.
     next_seq: u64,
@@ -74,7 +76,7 @@ impl Sink {
             // Where it cannot be told, only the size of a segment is less exact.
             len: file.len().unwrap_or(0),
             file,
-            buffer: Vec::new(),
+            buffer: Buffer::default(),
             marks: Vec::new(),
             next_seq: 0,
             is_compressed: packer.is_some(),
@@ -95,39 +97,43 @@ impl Sink {
     }
 
     /// Where to encode to. Then comes [`Sink::mark`].
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+    pub(super) fn buffer(&mut self) -> &mut Buffer {
         &mut self.buffer
     }
 
     /// What is encoded next is the record of this number. Called before and behind every record, but those of
     /// [`Sink::encode_chunk`].
     pub(super) fn mark(&mut self, next_seq: u64) {
-        let mark = Mark {
+        self.push_mark(Mark {
             at: self.buffer.len(),
             next_seq,
-        };
+        });
+    }
+
+    fn push_mark(&mut self, mark: Mark) {
         if self.marks.last() != Some(&mark) {
             self.marks.push(mark);
         }
     }
 
-    /// Encodes records of `chunk` until the buffer has more than `enough` bytes; at least one. Tells where
-    /// the last of them begins. There is one.
+    /// Encodes records of `chunk`, which has some, until the buffer has more than `enough` bytes; at least one.
+    /// Tells where the last of them begins.
     pub(super) fn encode_chunk(
         &mut self,
         chunk: &mut Chunk<'_>,
         scribe: &mut Scribe,
         enough: usize,
     ) -> Mark {
-        let mut next_seq = chunk.next_seq;
-        self.mark(next_seq);
-        let marks = &mut self.marks;
-        scribe.chunk(chunk, &mut self.buffer, |at| {
-            next_seq += 1;
-            marks.push(Mark { at, next_seq });
-            at <= enough
-        });
-        marks[marks.len() - 2]
+        self.mark(chunk.next_seq);
+        // Between any two records a mark can be missing only where a line tells.
+        let enough = if scribe.writes_lines() { enough } else { 0 };
+        let last = Mark {
+            at: scribe.chunk(chunk, &mut self.buffer, enough),
+            next_seq: chunk.next_seq - 1,
+        };
+        self.push_mark(last);
+        self.mark(chunk.next_seq);
+        last
     }
 
     /// Encoded bytes that are not written, or not known to be.
@@ -175,7 +181,7 @@ impl Sink {
     pub(super) fn drain(&mut self, count: impl Fn(u64)) -> io::Result<()> {
         self.pack()?;
         let bytes = match self.packed.is_empty() {
-            true => &self.buffer,
+            true => &*self.buffer,
             false => &self.packed,
         };
         while self.written < bytes.len() {
@@ -205,7 +211,7 @@ impl Sink {
                     count(written as u64);
                 }
                 Err(error) => {
-                    self.buffer.extend_from_slice(rest);
+                    self.buffer.vec().extend_from_slice(rest);
                     return Err(error);
                 }
             }
@@ -247,13 +253,14 @@ impl Sink {
     pub(super) fn split_off(&mut self, at: usize) -> Vec<u8> {
         debug_assert!(self.written == 0 && self.packed.is_empty());
         self.marks.retain(|mark| mark.at <= at);
-        self.buffer.split_off(at)
+        self.buffer.vec().split_off(at)
     }
 
     /// Takes out the records that the file has not taken whole, and cuts a part of one off its end
     /// if it can. What was encoded behind the last [`Sink::mark`] is dropped.
     pub(super) fn carry(&mut self) -> Carry {
         let written = self.written;
+        self.mark_lines();
         let end = self.marks.last().map_or(self.buffer.len(), |mark| mark.at);
         // What stands before the first mark is the file's own.
         let first = self.marks.first().map_or(0, |mark| mark.at);
@@ -286,10 +293,26 @@ impl Sink {
         carry
     }
 
+    /// Marks every record.
+    fn mark_lines(&mut self) {
+        let few = std::mem::take(&mut self.marks);
+        for (nth, &mark) in few.iter().enumerate() {
+            self.marks.push(mark);
+            let Some(next) = few.get(nth + 1) else {
+                break;
+            };
+            let lines = memchr::memchr_iter(b'\n', &self.buffer[mark.at..next.at]);
+            let ends = lines.map(|end| mark.at + end + 1);
+            let inner = (mark.next_seq + 1..next.next_seq).zip(ends);
+            let inner = inner.map(|(next_seq, at)| Mark { at, next_seq });
+            self.marks.extend(inner.filter(|mark| mark.at < next.at));
+        }
+    }
+
     /// Appends what another sink did not write.
     pub(super) fn put(&mut self, carry: Carry) {
         let before = self.buffer.len();
-        self.buffer.extend_from_slice(&carry.bytes);
+        self.buffer.vec().extend_from_slice(&carry.bytes);
         let marks = carry.marks.into_iter().map(|mark| Mark {
             at: before + mark.at,
             ..mark

@@ -43,10 +43,16 @@ impl<'a> Chunk<'a> {
         self.pieces.rest().is_empty()
     }
 
-    /// The next record, without what it shares with the others. The first `seen` bytes to come are known to
-    /// hold no `\n`.
-    pub fn next_piece(&mut self, seen: usize) -> Option<Piece<'a>> {
-        let payload = self.pieces.next_behind(seen)?;
+    /// The next `records`, which have so many bytes, were taken from [`Pieces::rest`].
+    pub fn pass(&mut self, records: u64, bytes: usize) {
+        self.next_seq += records;
+        self.next_offset += bytes as u64;
+        self.pieces.pass(bytes);
+    }
+
+    /// The next record, without what it shares with the others.
+    pub fn next_piece(&mut self) -> Option<Piece<'a>> {
+        let payload = self.pieces.next()?;
         let piece = Piece {
             seq: self.next_seq,
             offset: self.next_offset,
@@ -63,7 +69,7 @@ impl<'a> Iterator for Chunk<'a> {
     type Item = Record<'a>;
 
     fn next(&mut self) -> Option<Record<'a>> {
-        let piece = self.next_piece(0)?;
+        let piece = self.next_piece()?;
         Some(Record {
             time: self.time,
             seq: piece.seq,

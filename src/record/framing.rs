@@ -97,27 +97,9 @@ impl<'a> Pieces<'a> {
         self.rest
     }
 
-    /// The next of them. The first `seen` bytes are known to hold no `\n`.
-    pub fn next_behind(&mut self, seen: usize) -> Option<&'a [u8]> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let end = match self.framing {
-            Framing::Chunk => self.rest.len().min(CHUNK_MAX),
-            Framing::Line { max } => {
-                let longest = &self.rest[..max.min(self.rest.len())];
-                let at = match longest.get(seen..) {
-                    Some([b'\n', ..]) => Some(0),
-                    Some([_, b'\n', ..]) => Some(1),
-                    Some(unseen) => memchr::memchr(b'\n', unseen),
-                    None => None,
-                };
-                at.map_or(longest.len(), |at| seen + at + 1)
-            }
-        };
-        let (piece, rest) = self.rest.split_at(end);
-        self.rest = rest;
-        Some(piece)
+    /// The first of them, which have so many bytes, were taken by other means.
+    pub(super) fn pass(&mut self, bytes: usize) {
+        self.rest = &self.rest[bytes..];
     }
 }
 
@@ -125,7 +107,19 @@ impl<'a> Iterator for Pieces<'a> {
     type Item = &'a [u8];
 
     fn next(&mut self) -> Option<&'a [u8]> {
-        self.next_behind(0)
+        if self.rest.is_empty() {
+            return None;
+        }
+        let end = match self.framing {
+            Framing::Chunk => self.rest.len().min(CHUNK_MAX),
+            Framing::Line { max } => {
+                let longest = &self.rest[..max.min(self.rest.len())];
+                memchr::memchr(b'\n', longest).map_or(longest.len(), |at| at + 1)
+            }
+        };
+        let (piece, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        Some(piece)
     }
 }
 

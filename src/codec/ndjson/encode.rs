@@ -8,10 +8,11 @@
 //! piece has to fetch the length of the buffer that the one before has stored, waiting for that is most of the work.
 
 use super::super::Audience;
+use super::super::buffer::Buffer;
 use super::super::escape::is_deceptive;
 use super::super::number::push_number;
 use super::VERSION;
-use super::front::Front;
+use super::lines::Lines;
 use super::scan::{BITS, bits, filled, plain_len, wants_escape};
 use super::wire::{close_name, direction_name, end_name, gap_name};
 use crate::record::chunk::{Chunk, Piece};
@@ -34,8 +35,7 @@ pub struct Encoder {
     time: (Option<Timestamp>, Vec<u8>),
     /// `,"conn":…,"peer":…,"dir":…,"offset":` of this connection and direction.
     flow: (Option<(ConnId, String, Direction)>, Vec<u8>),
-    /// Both, of the `data` record before.
-    front: Front,
+    lines: Lines,
 }
 
 impl Encoder {
@@ -46,7 +46,7 @@ impl Encoder {
             wall: WallTimeText::default(),
             time: (None, Vec::new()),
             flow: (None, Vec::new()),
-            front: Front::default(),
+            lines: Lines::default(),
         }
     }
 
@@ -69,7 +69,7 @@ impl Encoder {
                     payload,
                     partial,
                 };
-                return self.piece(&piece, plain_len(beginning(payload)), out);
+                return self.piece(&piece, out);
             }
             Event::Start(start) => {
                 out.extend_from_slice(b"{\"type\":\"start\"");
@@ -122,57 +122,60 @@ impl Encoder {
         out.extend_from_slice(b"}\n");
     }
 
-    /// Appends records of `chunk` to `out`, until one of them makes it so long that `goes_on` is `false`.
+    /// Appends records of `chunk` to `out` until it has more than `enough` bytes, at least one. Tells where the
+    /// last of them begins. There is one.
     pub fn encode_chunk(
         &mut self,
         chunk: &mut Chunk<'_>,
-        out: &mut Vec<u8>,
-        mut goes_on: impl FnMut(usize) -> bool,
-    ) {
+        out: &mut Buffer,
+        enough: usize,
+    ) -> usize {
         self.keep_time(chunk.time);
         self.keep_flow(&chunk.conn, chunk.direction);
-        loop {
-            let rest = chunk.pieces.rest();
-            let plain = plain_len(beginning(rest));
-            let Some(piece) = chunk.next_piece(plain) else {
-                break;
+        self.lines.forget_text();
+        let text = chunk.pieces.rest();
+        let first = chunk.next_seq;
+        let mut last = out.len();
+        while !chunk.is_empty() && (chunk.next_seq == first || out.len() <= enough) {
+            let start = out.len();
+            let fronts = (&*self.time.1, &*self.flow.1);
+            last = match self.lines.write(text, chunk, fronts, out, enough) {
+                Some(last) => last,
+                None => {
+                    if let Some(piece) = chunk.next_piece() {
+                        self.piece(&piece, out.vec());
+                    }
+                    start
+                }
             };
-            self.piece(&piece, plain, out);
-            if !goes_on(out.len()) {
-                break;
-            }
         }
+        last
     }
 
-    /// A `data` record of the time and the flow that are kept. The first `plain` bytes from where its payload
-    /// begins, be they more than it has or not all that do, are ASCII and want no escape.
-    #[inline(always)]
-    fn piece(&mut self, piece: &Piece<'_>, plain: usize, out: &mut Vec<u8>) {
-        let (seq, offset, payload) = (piece.seq, piece.offset, piece.payload);
-        if !self.front.push(seq, offset, out) {
-            let (time, flow) = (&self.time.1, &self.flow.1);
-            self.front.push_anew((time, seq), (flow, offset), out);
-        }
-        push_number(out, payload.len() as u64);
-        // Nearly all are lines in which only their end wants one.
-        match payload.get(plain..).filter(|_| !piece.partial) {
-            Some(b"\n") => {
-                out.extend_from_slice(b",\"text\":\"");
-                out.extend_from_slice(&payload[..plain]);
-                return out.extend_from_slice(b"\\n\"}\n");
+    /// A `data` record of the time and the flow that are kept.
+    fn piece(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
+        let payload = piece.payload;
+        out.extend_from_slice(&self.time.1);
+        push_number(out, piece.seq);
+        out.extend_from_slice(&self.flow.1);
+        push_number(out, piece.offset);
+        number("len", payload.len() as u64, out);
+        // Most end a line, and nothing else in them wants an escape.
+        let plain = plain_len(beginning(payload));
+        let ending: &[u8] = match &payload[plain..] {
+            b"\n" if !piece.partial => b"\\n\"}\n",
+            b"\r\n" if !piece.partial => b"\\r\\n\"}\n",
+            _ => {
+                self.payload(payload, out);
+                return out.extend_from_slice(match piece.partial {
+                    true => b",\"partial\":true}\n",
+                    false => b"}\n",
+                });
             }
-            Some(b"\r\n") => {
-                out.extend_from_slice(b",\"text\":\"");
-                out.extend_from_slice(&payload[..plain]);
-                return out.extend_from_slice(b"\\r\\n\"}\n");
-            }
-            _ => {}
-        }
-        self.payload(payload, out);
-        match piece.partial {
-            true => out.extend_from_slice(b",\"partial\":true}\n"),
-            false => out.extend_from_slice(b"}\n"),
-        }
+        };
+        out.extend_from_slice(b",\"text\":\"");
+        out.extend_from_slice(&payload[..plain]);
+        out.extend_from_slice(ending);
     }
 
     /// When it was, and its number.
@@ -186,7 +189,7 @@ impl Encoder {
         let (kept, text) = &mut self.time;
         if *kept != Some(time) {
             *kept = Some(time);
-            self.front.forget();
+            self.lines.forget_front();
             text.clear();
             text.extend_from_slice(DATA);
             text.extend_from_slice(b",\"ts\":\"");
@@ -203,7 +206,7 @@ impl Encoder {
             (*id, peer.as_str(), *kept) == (conn.id, &conn.peer, direction)
         });
         if !is_kept {
-            self.front.forget();
+            self.lines.forget_front();
             let (kept, mut text) = std::mem::take(&mut self.flow);
             text.clear();
             self.conn(conn, &mut text);

@@ -68,6 +68,89 @@ pub(super) fn plain_len(bytes: &[u8]) -> usize {
     at + bits(&filled(blocks.remainder()), is_plain).trailing_ones() as usize
 }
 
+/// Where in a stretch of a text the plain runs end, found for many lines at once.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// Where the stretch begins in the text.
+    start: usize,
+    /// For each of its bytes, in blocks, whether it is not plain; then zeros.
+    ends: [u64; BLOCKS + 2],
+}
+
+/// Blocks that are looked at in one go: their text stays in the first cache until it is copied.
+const BLOCKS: usize = 64;
+
+/// Farther behind every place in a text than a stretch is long.
+const NOWHERE: usize = usize::MAX / 2;
+
+impl Default for Look {
+    fn default() -> Self {
+        Self {
+            start: NOWHERE,
+            ends: [0; BLOCKS + 2],
+        }
+    }
+}
+
+impl Look {
+    /// Another text is to come.
+    pub(super) fn forget(&mut self) {
+        self.start = NOWHERE;
+    }
+
+    /// Whether it has looked from there on.
+    pub(super) fn begins_at(&self, at: usize) -> bool {
+        self.start == at
+    }
+
+    /// Looks at what stands in `text` from `at` on.
+    #[inline(never)]
+    pub(super) fn look(&mut self, text: &[u8], at: usize) {
+        self.start = at;
+        let stretch = &text[at..];
+        let stretch = &stretch[..stretch.len().min(BLOCKS * BITS)];
+        let (blocks, tail) = (
+            stretch.chunks_exact(BITS),
+            stretch.chunks_exact(BITS).remainder(),
+        );
+        let mut ends = self.ends.iter_mut();
+        for (block, ends) in blocks.zip(ends.by_ref()) {
+            let block = block.try_into().expect("it has that many bytes");
+            *ends = !bits(block, is_plain);
+        }
+        if let (false, Some(ends)) = (tail.is_empty(), ends.next()) {
+            *ends = !bits(&filled(tail), is_plain);
+        }
+        ends.for_each(|ends| *ends = 0);
+    }
+
+    /// How many bytes are plain from `at` on, which is not before the stretch, if it is known.
+    #[inline(always)]
+    pub(super) fn plain_len(&self, at: usize) -> Option<usize> {
+        let at = at.wrapping_sub(self.start);
+        let (nth, bit) = (at / BITS, at % BITS);
+        let &[first, second, third] = self.ends.get(nth..)?.first_chunk()?;
+        // The shifts in two steps: one by all bits would do nothing.
+        let near = first >> bit | second << 1 << (BITS - 1 - bit);
+        if near != 0 {
+            return Some(near.trailing_zeros() as usize);
+        }
+        let far = second >> bit | third << 1 << (BITS - 1 - bit);
+        if far != 0 {
+            return Some(BITS + far.trailing_zeros() as usize);
+        }
+        self.further(nth, bit)
+    }
+
+    #[cold]
+    fn further(&self, nth: usize, bit: usize) -> Option<usize> {
+        let skipped = nth + 2;
+        let next = self.ends[skipped..].iter().position(|&ends| ends != 0)?;
+        let ends = self.ends[skipped + next];
+        Some((2 + next) * BITS + ends.trailing_zeros() as usize - bit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
