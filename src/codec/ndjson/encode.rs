@@ -133,13 +133,12 @@ impl Encoder {
         self.keep_time(chunk.time);
         self.keep_flow(&chunk.conn, chunk.direction);
         self.lines.forget_text();
-        let text = chunk.pieces.rest();
         let first = chunk.next_seq;
         let mut last = out.len();
         while !chunk.is_empty() && (chunk.next_seq == first || out.len() <= enough) {
             let start = out.len();
-            let fronts = (&*self.time.1, &*self.flow.1);
-            last = match self.lines.write(text, chunk, fronts, out, enough) {
+            let (time, flow) = (&self.time.1, &self.flow.1);
+            last = match self.lines.write(chunk, time, flow, out, enough) {
                 Some(last) => last,
                 None => {
                     if let Some(piece) = chunk.next_piece() {

@@ -2,7 +2,7 @@
 //!
 //! From line to line little changes: some digits of two numbers, the length, the text. All before the length is
 //! kept as it stands, and copied in pieces of a fixed size, longer than it is; what follows lies over the rest of
-//! it. So a line is written without a call, and without asking more than once whether there is room.
+//! it. So a line is written without a call, and what it needs of room is asked for once.
 
 use super::super::buffer::Buffer;
 use super::super::number::{digits_4, digits_4_and_4, push_number};
@@ -16,22 +16,36 @@ const FRONT: usize = 192;
 /// Text up to this length is copied as if it had it.
 const SHORT: usize = 128;
 
-/// Room for a line, beside its text.
-const ROOM: usize = FRONT + KEY + ENDING;
-
-/// The digits of the length, the key of the text, and more.
+/// Written for the digits of the length and the key of the text, which are fewer.
 const KEY: usize = 16;
 
-/// What stands behind the text, and more.
+/// Written for what stands behind the text, which is less.
 const ENDING: usize = 8;
+
+/// Room for a line, beside that for its text.
+const ROOM: usize = FRONT + KEY + ENDING;
+
+/// Bytes that are too few to look at them first.
+const FEW: usize = 200;
 
 /// Numbers that have all digits but the last four in common.
 const RANGE: u64 = 10_000;
+
+/// What stands between the length and the text, behind so many digits.
+const KEYS: [u128; 5] = {
+    let key = u128::from_le_bytes(*b",\"text\":\"\0\0\0\0\0\0\0");
+    [key, key << 8, key << 16, key << 24, key << 32]
+};
+
+/// How long it is without them.
+const KEY_LEN: usize = 9;
 
 /// Writes lines of one connection and direction that were seen at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     front: Option<Front>,
+    /// Where the front is put together.
+    scratch: Vec<u8>,
     look: Look,
 }
 
@@ -53,12 +67,17 @@ struct Digits {
     at: usize,
 }
 
-/// What is read.
+/// What is to be written.
 #[derive(Clone, Copy, Debug)]
 struct Source<'a> {
     text: &'a [u8],
+    /// How many of the bytes at which was looked stand before it.
+    skipped: usize,
     /// The longest line.
     max: usize,
+    /// The numbers of the first.
+    seq: u64,
+    offset: u64,
 }
 
 /// What was written in one go.
@@ -81,7 +100,7 @@ enum Stop {
     Room(usize),
     /// More digits change than the front knows.
     Numbers,
-    /// Where the next line ends has not been looked for.
+    /// Where the next line ends has not been looked for, or not that far.
     Unseen,
     /// What comes next is no such line.
     Other,
@@ -103,33 +122,35 @@ impl Lines {
     /// the last of them begins, if there was one.
     pub(super) fn write(
         &mut self,
-        text: &[u8],
         chunk: &mut Chunk<'_>,
-        (time, flow): (&[u8], &[u8]),
+        time: &[u8],
+        flow: &[u8],
         out: &mut Buffer,
         enough: usize,
     ) -> Option<usize> {
-        let Framing::Line { max } = chunk.pieces.framing() else {
-            return None;
+        let max = match chunk.pieces.framing() {
+            Framing::Line { max } if chunk.pieces.rest().len() >= FEW => max,
+            _ => return None,
         };
         let mut last = None;
         let mut room = ROOM + SHORT;
         loop {
-            let numbers = (chunk.next_seq, chunk.next_offset);
-            let front = match &self.front {
-                Some(front) if front.is_near(numbers) => front,
-                _ => self.front.insert(Front::of(time, flow, numbers)?),
+            let text = chunk.pieces.rest();
+            let source = Source {
+                text,
+                skipped: self.look.skipped(text),
+                max,
+                seq: chunk.next_seq,
+                offset: chunk.next_offset,
             };
-            let at = text.len() - chunk.pieces.rest().len();
+            if !self.front.as_ref().is_some_and(|front| front.fits(&source)) {
+                self.front = Front::of(time, flow, &source, &mut self.scratch);
+            }
+            let Some(front) = &self.front else {
+                return last;
+            };
             let most = enough.saturating_sub(out.len());
-            let run = front.run(
-                Source { text, max },
-                &self.look,
-                at,
-                numbers,
-                most,
-                out.room(room),
-            );
+            let run = front.run(&source, &self.look, most, out.room(room));
             if run.lines > 0 {
                 last = Some(out.len() + run.last);
                 out.advance(run.written);
@@ -140,11 +161,11 @@ impl Lines {
                 Stop::Room(least) => room = least,
                 Stop::Numbers => {}
                 Stop::Unseen => {
-                    let at = at + run.read;
-                    if self.look.begins_at(at) || at == text.len() {
+                    let text = chunk.pieces.rest();
+                    if text.is_empty() || self.look.skipped(text) == 0 {
                         return last;
                     }
-                    self.look.look(text, at);
+                    self.look.look(text);
                 }
             }
         }
@@ -152,60 +173,52 @@ impl Lines {
 }
 
 impl Front {
-    /// What it is for records from these numbers on. Where they have fewer digits, or what stands between is long,
-    /// it does not pay.
-    fn of(time: &[u8], flow: &[u8], (seq, offset): (u64, u64)) -> Option<Self> {
-        const LEN_KEY: &[u8] = b",\"len\":";
-        const MOST_DIGITS: usize = 20;
-        let most = time.len() + flow.len() + 2 * MOST_DIGITS + LEN_KEY.len();
-        if seq.min(offset) < RANGE || most > FRONT {
-            return None;
-        }
-        let mut text = Vec::with_capacity(FRONT);
-        text.extend_from_slice(time);
-        let seq = Digits::push(seq, &mut text);
-        text.extend_from_slice(flow);
-        let offset = Digits::push(offset, &mut text);
-        text.extend_from_slice(LEN_KEY);
-        let len = text.len();
-        text.resize(FRONT, 0);
+    /// What it is for these lines. Where their numbers have fewer digits, or what stands beside them is long, it
+    /// does not pay.
+    fn of(time: &[u8], flow: &[u8], source: &Source<'_>, scratch: &mut Vec<u8>) -> Option<Self> {
+        const LEN: &[u8] = b",\"len\":";
+        scratch.clear();
+        scratch.extend_from_slice(time);
+        let seq = Digits::push(source.seq, scratch)?;
+        scratch.extend_from_slice(flow);
+        let offset = Digits::push(source.offset, scratch)?;
+        scratch.extend_from_slice(LEN);
+        let mut text = [0; FRONT];
+        text.get_mut(..scratch.len())?.copy_from_slice(scratch);
         Some(Self {
-            text: text.try_into().expect("it was made as long"),
-            len,
+            text,
+            len: scratch.len(),
             seq,
             offset,
         })
     }
 
-    fn is_near(&self, (seq, offset): (u64, u64)) -> bool {
-        let is_near = |digits: Digits, number: u64| number.wrapping_sub(digits.first) < RANGE;
-        is_near(self.seq, seq) && is_near(self.offset, offset)
+    /// Whether only last digits are others.
+    fn fits(&self, source: &Source<'_>) -> bool {
+        let fits = |digits: Digits, number: u64| number.wrapping_sub(digits.first) < RANGE;
+        fits(self.seq, source.seq) && fits(self.offset, source.offset)
     }
 
-    /// Writes lines from `at` on, the first of which has these numbers, until there are more than `most` bytes.
-    fn run(
-        &self,
-        Source { text, max }: Source<'_>,
-        look: &Look,
-        at: usize,
-        (seq, offset): (u64, u64),
-        most: usize,
-        room: &mut [u8],
-    ) -> Run {
+    /// Writes lines until they have more than `most` bytes.
+    fn run(&self, source: &Source<'_>, look: &Look, most: usize, room: &mut [u8]) -> Run {
+        let &Source {
+            text, skipped, max, ..
+        } = source;
         // Both in one: what their first digits leave.
-        let mut numbers = (seq - self.seq.first) | (offset - self.offset.first) << 32;
-        let (mut next, mut written, mut last) = (at, 0, 0);
+        let mut numbers = (source.seq - self.seq.first) | (source.offset - self.offset.first) << 32;
+        let (mut lines, mut read, mut written, mut last) = (0, 0, 0, 0);
         let stop = loop {
             if numbers as u32 >= RANGE as u32 || numbers >> 32 >= RANGE {
                 break Stop::Numbers;
             }
-            let Some(plain) = look.plain_len(next) else {
+            let Some(plain) = look.plain_len(skipped.wrapping_add(read)) else {
                 break Stop::Unseen;
             };
-            let Some((body, rest)) = text[next..].split_at_checked(plain) else {
+            let rest = &text[read..];
+            let Some((body, behind)) = rest.split_at_checked(plain) else {
                 break Stop::Other;
             };
-            let (ending, ending_len, len) = match rest {
+            let (ending, ending_len, len) = match behind {
                 [b'\n', ..] => (*b"\\n\"}\n\0\0\0", 5, plain + 1),
                 [b'\r', b'\n', ..] => (*b"\\r\\n\"}\n\0", 7, plain + 2),
                 _ => break Stop::Other,
@@ -217,65 +230,56 @@ impl Front {
             let Some(line) = room.get_mut(written..).filter(|line| line.len() >= least) else {
                 break Stop::Room(least);
             };
-            let behind = self.begin(numbers, len, line);
-            match text[next..].first_chunk::<SHORT>() {
-                Some(short) if plain <= SHORT => {
-                    line[behind..behind + SHORT].copy_from_slice(short)
-                }
-                _ => line[behind..behind + plain].copy_from_slice(body),
+            let start = self.begin(numbers, len, line);
+            match rest.first_chunk::<SHORT>() {
+                Some(short) if plain <= SHORT => line[start..][..SHORT].copy_from_slice(short),
+                _ => line[start..][..plain].copy_from_slice(body),
             }
-            line[behind + plain..][..ENDING].copy_from_slice(&ending);
+            line[start + plain..][..ENDING].copy_from_slice(&ending);
             last = written;
-            written += behind + plain + ending_len;
-            next += len;
+            written += start + plain + ending_len;
+            lines += 1;
+            read += len;
             numbers += 1 | (len as u64) << 32;
             if written > most {
                 break Stop::Enough;
             }
         };
         Run {
-            lines: (numbers & u64::from(u32::MAX)) + self.seq.first - seq,
-            read: next - at,
+            lines,
+            read,
             written,
             last,
             stop,
         }
     }
 
-    /// Writes all before the text, and tells how much that is.
+    /// Writes all before the text of a line, and tells how much that is.
     #[inline(always)]
     fn begin(&self, numbers: u64, len: usize, line: &mut [u8]) -> usize {
-        // A copy that is longer would be a call.
+        // A longer copy would be a call.
         let (first, second) = self.text.split_at(FRONT / 2);
         line[..FRONT / 2].copy_from_slice(first);
         line[FRONT / 2..FRONT].copy_from_slice(second);
         let [seq, offset] = digits_4_and_4(numbers);
-        line[self.seq.at..][..4].copy_from_slice(&seq);
-        line[self.offset.at..][..4].copy_from_slice(&offset);
+        line[self.seq.at..][..seq.len()].copy_from_slice(&seq);
+        line[self.offset.at..][..offset.len()].copy_from_slice(&offset);
         let digits = 1 + usize::from(len > 9) + usize::from(len > 99) + usize::from(len > 999);
         let number = u32::from_le_bytes(digits_4(len as u32)) >> (32 - 8 * digits);
         let key = KEYS[digits] | u128::from(number);
         line[self.len..][..KEY].copy_from_slice(&key.to_le_bytes());
-        self.len + digits + TEXT_KEY.len()
+        self.len + digits + KEY_LEN
     }
 }
 
-const TEXT_KEY: &[u8; 9] = b",\"text\":\"";
-
-/// [`TEXT_KEY`] behind so many digits.
-const KEYS: [u128; 5] = {
-    let mut key = [0; KEY];
-    key.split_at_mut(TEXT_KEY.len()).0.copy_from_slice(TEXT_KEY);
-    let key = u128::from_le_bytes(key);
-    [key, key << 8, key << 16, key << 24, key << 32]
-};
-
 impl Digits {
-    fn push(number: u64, text: &mut Vec<u8>) -> Self {
+    /// Appends `number`, which has no fewer.
+    fn push(number: u64, text: &mut Vec<u8>) -> Option<Self> {
         push_number(text, number);
-        Self {
+        let digits = Self {
             first: number - number % RANGE,
-            at: text.len() - 4,
-        }
+            at: text.len().checked_sub(4)?,
+        };
+        (number >= RANGE).then_some(digits)
     }
 }

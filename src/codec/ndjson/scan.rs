@@ -68,25 +68,25 @@ pub(super) fn plain_len(bytes: &[u8]) -> usize {
     at + bits(&filled(blocks.remainder()), is_plain).trailing_ones() as usize
 }
 
-/// Where in a stretch of a text the plain runs end, found for many lines at once.
+/// Where the plain runs in a stretch of text end, found for many lines at once.
 #[derive(Debug)]
 pub(super) struct Look {
-    /// Where the stretch begins in the text.
-    start: usize,
-    /// For each of its bytes, in blocks, whether it is not plain; then zeros.
+    /// How long the text is from the beginning of the stretch on.
+    text_len: usize,
+    /// A bit for each byte of the stretch: whether it is not plain. Then zeros.
     ends: [u64; BLOCKS + 2],
 }
 
-/// Blocks that are looked at in one go: their text stays in the first cache until it is copied.
+/// Blocks in a stretch: what is looked at is still in the first cache when it is copied.
 const BLOCKS: usize = 64;
 
-/// Farther behind every place in a text than a stretch is long.
-const NOWHERE: usize = usize::MAX / 2;
+/// Longer than any text: all begins far behind this stretch.
+const NO_TEXT: usize = usize::MAX / 2;
 
 impl Default for Look {
     fn default() -> Self {
         Self {
-            start: NOWHERE,
+            text_len: NO_TEXT,
             ends: [0; BLOCKS + 2],
         }
     }
@@ -95,40 +95,34 @@ impl Default for Look {
 impl Look {
     /// Another text is to come.
     pub(super) fn forget(&mut self) {
-        self.start = NOWHERE;
+        self.text_len = NO_TEXT;
     }
 
-    /// Whether it has looked from there on.
-    pub(super) fn begins_at(&self, at: usize) -> bool {
-        self.start == at
-    }
-
-    /// Looks at what stands in `text` from `at` on.
-    #[inline(never)]
-    pub(super) fn look(&mut self, text: &[u8], at: usize) {
-        self.start = at;
-        let stretch = &text[at..];
-        let stretch = &stretch[..stretch.len().min(BLOCKS * BITS)];
-        let (blocks, tail) = (
-            stretch.chunks_exact(BITS),
-            stretch.chunks_exact(BITS).remainder(),
-        );
-        let mut ends = self.ends.iter_mut();
-        for (block, ends) in blocks.zip(ends.by_ref()) {
+    /// Looks at the beginning of `rest`, which is what is left of the text.
+    pub(super) fn look(&mut self, rest: &[u8]) {
+        self.text_len = rest.len();
+        let blocks = rest[..rest.len().min(BLOCKS * BITS)].chunks_exact(BITS);
+        let tail = blocks.remainder();
+        let (whole, others) = self.ends.split_at_mut(blocks.len());
+        for (block, ends) in blocks.zip(whole) {
             let block = block.try_into().expect("it has that many bytes");
             *ends = !bits(block, is_plain);
         }
-        if let (false, Some(ends)) = (tail.is_empty(), ends.next()) {
-            *ends = !bits(&filled(tail), is_plain);
+        others.fill(0);
+        if !tail.is_empty() {
+            others[0] = !bits(&filled(tail), is_plain);
         }
-        ends.for_each(|ends| *ends = 0);
     }
 
-    /// How many bytes are plain from `at` on, which is not before the stretch, if it is known.
+    /// How many bytes stand between the beginning of the stretch and `rest`, which is what is left of the text.
+    pub(super) fn skipped(&self, rest: &[u8]) -> usize {
+        self.text_len - rest.len()
+    }
+
+    /// How many bytes are plain behind `skipped` others, if it is known.
     #[inline(always)]
-    pub(super) fn plain_len(&self, at: usize) -> Option<usize> {
-        let at = at.wrapping_sub(self.start);
-        let (nth, bit) = (at / BITS, at % BITS);
+    pub(super) fn plain_len(&self, skipped: usize) -> Option<usize> {
+        let (nth, bit) = (skipped / BITS, skipped % BITS);
         let &[first, second, third] = self.ends.get(nth..)?.first_chunk()?;
         // The shifts in two steps: one by all bits would do nothing.
         let near = first >> bit | second << 1 << (BITS - 1 - bit);
@@ -144,10 +138,10 @@ impl Look {
 
     #[cold]
     fn further(&self, nth: usize, bit: usize) -> Option<usize> {
-        let skipped = nth + 2;
-        let next = self.ends[skipped..].iter().position(|&ends| ends != 0)?;
-        let ends = self.ends[skipped + next];
-        Some((2 + next) * BITS + ends.trailing_zeros() as usize - bit)
+        let (_, further) = self.ends.split_at(nth + 2);
+        let empty = further.iter().position(|&ends| ends != 0)?;
+        let end = further[empty].trailing_zeros() as usize;
+        Some((2 + empty) * BITS + end - bit)
     }
 }
 
