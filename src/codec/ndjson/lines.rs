@@ -43,23 +43,24 @@ const KEY_LEN: usize = 9;
 /// Writes lines of one connection and direction that were seen at the same time.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
-    front: Option<Front>,
-    /// Where the front is put together.
-    scratch: Vec<u8>,
+    front: Front,
     look: Look,
 }
 
 /// All before the number of the length.
 #[derive(Debug)]
 struct Front {
+    is_known: bool,
     text: [u8; FRONT],
     len: usize,
     seq: Digits,
     offset: Digits,
+    /// Where it is put together.
+    scratch: Vec<u8>,
 }
 
 /// The last four digits of a number.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Digits {
     /// The number with zeros for them.
     first: u64,
@@ -109,7 +110,7 @@ enum Stop {
 impl Lines {
     /// The time or the flow is another one.
     pub(super) fn forget_front(&mut self) {
-        self.front = None;
+        self.front.is_known = false;
     }
 
     /// The text is another one.
@@ -143,14 +144,11 @@ impl Lines {
                 seq: chunk.next_seq,
                 offset: chunk.next_offset,
             };
-            if !self.front.as_ref().is_some_and(|front| front.fits(&source)) {
-                self.front = Front::of(time, flow, &source, &mut self.scratch);
-            }
-            let Some(front) = &self.front else {
+            if !self.front.fits(&source) && !self.front.renew(time, flow, &source) {
                 return last;
-            };
+            }
             let most = enough.saturating_sub(out.len());
-            let run = front.run(&source, &self.look, most, out.room(room));
+            let run = self.front.run(&source, &self.look, most, out.room(room));
             if run.lines > 0 {
                 last = Some(out.len() + run.last);
                 out.advance(run.written);
@@ -172,31 +170,44 @@ impl Lines {
     }
 }
 
+impl Default for Front {
+    fn default() -> Self {
+        Self {
+            is_known: false,
+            text: [0; FRONT],
+            len: 0,
+            seq: Digits::default(),
+            offset: Digits::default(),
+            scratch: Vec::new(),
+        }
+    }
+}
+
 impl Front {
-    /// What it is for these lines. Where their numbers have fewer digits, or what stands beside them is long, it
-    /// does not pay.
-    fn of(time: &[u8], flow: &[u8], source: &Source<'_>, scratch: &mut Vec<u8>) -> Option<Self> {
-        const LEN: &[u8] = b",\"len\":";
-        scratch.clear();
-        scratch.extend_from_slice(time);
-        let seq = Digits::push(source.seq, scratch)?;
-        scratch.extend_from_slice(flow);
-        let offset = Digits::push(source.offset, scratch)?;
-        scratch.extend_from_slice(LEN);
-        let mut text = [0; FRONT];
-        text.get_mut(..scratch.len())?.copy_from_slice(scratch);
-        Some(Self {
-            text,
-            len: scratch.len(),
-            seq,
-            offset,
-        })
+    /// Makes it that of these lines, if it pays: not where their numbers have fewer digits, or where what stands
+    /// beside them is long.
+    fn renew(&mut self, time: &[u8], flow: &[u8], source: &Source<'_>) -> bool {
+        let text = &mut self.scratch;
+        text.clear();
+        text.extend_from_slice(time);
+        self.seq = Digits::push(source.seq, text);
+        text.extend_from_slice(flow);
+        self.offset = Digits::push(source.offset, text);
+        text.extend_from_slice(b",\"len\":");
+        self.len = text.len();
+        let pays = source.seq.min(source.offset) >= RANGE;
+        let place = self.text.get_mut(..text.len()).filter(|_| pays);
+        self.is_known = place.is_some();
+        if let Some(place) = place {
+            place.copy_from_slice(text);
+        }
+        self.is_known
     }
 
     /// Whether only last digits are others.
     fn fits(&self, source: &Source<'_>) -> bool {
         let fits = |digits: Digits, number: u64| number.wrapping_sub(digits.first) < RANGE;
-        fits(self.seq, source.seq) && fits(self.offset, source.offset)
+        self.is_known && fits(self.seq, source.seq) && fits(self.offset, source.offset)
     }
 
     /// Writes lines until they have more than `most` bytes.
@@ -273,13 +284,12 @@ impl Front {
 }
 
 impl Digits {
-    /// Appends `number`, which has no fewer.
-    fn push(number: u64, text: &mut Vec<u8>) -> Option<Self> {
+    /// Appends `number`. One that has fewer is none of theirs.
+    fn push(number: u64, text: &mut Vec<u8>) -> Self {
         push_number(text, number);
-        let digits = Self {
+        Self {
             first: number - number % RANGE,
-            at: text.len().checked_sub(4)?,
-        };
-        (number >= RANGE).then_some(digits)
+            at: text.len() - 4,
+        }
     }
 }
