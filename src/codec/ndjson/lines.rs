@@ -13,9 +13,6 @@ use crate::record::chunk::Chunk;
 /// The longest front.
 const FRONT: usize = 192;
 
-/// Text up to this length is copied as if it had it.
-const SHORT: usize = 128;
-
 /// Written for the digits of the length and the key of the text, which are fewer.
 const KEY: usize = 16;
 
@@ -134,7 +131,7 @@ impl Lines {
             _ => return None,
         };
         let mut last = None;
-        let mut room = ROOM + SHORT;
+        let mut room = ROOM;
         loop {
             let text = chunk.pieces.rest();
             let source = Source {
@@ -237,15 +234,12 @@ impl Front {
             if len > max {
                 break Stop::Other;
             }
-            let least = ROOM + plain.max(SHORT);
+            let least = ROOM + plain;
             let Some(line) = room.get_mut(written..).filter(|line| line.len() >= least) else {
                 break Stop::Room(least);
             };
             let start = self.begin(numbers, len, line);
-            match rest.first_chunk::<SHORT>() {
-                Some(short) if plain <= SHORT => line[start..][..SHORT].copy_from_slice(short),
-                _ => line[start..][..plain].copy_from_slice(body),
-            }
+            line[start..][..plain].copy_from_slice(body);
             line[start + plain..][..ENDING].copy_from_slice(&ending);
             last = written;
             written += start + plain + ending_len;
