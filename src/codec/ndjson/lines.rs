@@ -28,6 +28,9 @@ const FEW: usize = 200;
 /// Numbers that have all digits but the last four in common.
 const RANGE: u64 = 10_000;
 
+/// The first number that has so many.
+const LEAST: u64 = 1_000;
+
 /// What stands between the length and the text, behind so many digits.
 const KEYS: [u128; 5] = {
     let key = u128::from_le_bytes(*b",\"text\":\"\0\0\0\0\0\0\0");
@@ -47,13 +50,20 @@ pub(super) struct Lines {
 /// All before the number of the length.
 #[derive(Debug)]
 struct Front {
-    is_known: bool,
+    state: State,
     text: [u8; FRONT],
     len: usize,
     seq: Digits,
     offset: Digits,
     /// Where it is put together.
     scratch: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Unknown,
+    Known,
+    TooLong,
 }
 
 /// The last four digits of a number.
@@ -80,7 +90,7 @@ struct Source<'a> {
 
 /// What was written in one go.
 #[derive(Debug)]
-struct Run {
+struct Progress {
     lines: u64,
     read: usize,
     written: usize,
@@ -107,7 +117,7 @@ enum Stop {
 impl Lines {
     /// The time or the flow is another one.
     pub(super) fn forget_front(&mut self) {
-        self.front.is_known = false;
+        self.front.state = State::Unknown;
     }
 
     /// The text is another one.
@@ -145,13 +155,13 @@ impl Lines {
                 return last;
             }
             let most = enough.saturating_sub(out.len());
-            let run = self.front.run(&source, &self.look, most, out.room(room));
-            if run.lines > 0 {
-                last = Some(out.len() + run.last);
-                out.advance(run.written);
-                chunk.pass(run.lines, run.read);
+            let progress = self.front.write(&source, &self.look, most, out.room(room));
+            if progress.lines > 0 {
+                last = Some(out.len() + progress.last);
+                out.advance(progress.written);
+                chunk.pass(progress.lines, progress.read);
             }
-            match run.stop {
+            match progress.stop {
                 Stop::Enough | Stop::Other => return last,
                 Stop::Room(least) => room = least,
                 Stop::Numbers => {}
@@ -170,7 +180,7 @@ impl Lines {
 impl Default for Front {
     fn default() -> Self {
         Self {
-            is_known: false,
+            state: State::Unknown,
             text: [0; FRONT],
             len: 0,
             seq: Digits::default(),
@@ -181,9 +191,12 @@ impl Default for Front {
 }
 
 impl Front {
-    /// Makes it that of these lines, if it pays: not where their numbers have fewer digits, or where what stands
-    /// beside them is long.
+    /// Makes it that of these lines, if it can be: their numbers may have fewer digits, or what stands beside them
+    /// be long.
     fn renew(&mut self, time: &[u8], flow: &[u8], source: &Source<'_>) -> bool {
+        if self.state == State::TooLong || source.seq.min(source.offset) < LEAST {
+            return false;
+        }
         let text = &mut self.scratch;
         text.clear();
         text.extend_from_slice(time);
@@ -192,23 +205,26 @@ impl Front {
         self.offset = Digits::push(source.offset, text);
         text.extend_from_slice(b",\"len\":");
         self.len = text.len();
-        let pays = source.seq.min(source.offset) >= RANGE;
-        let place = self.text.get_mut(..text.len()).filter(|_| pays);
-        self.is_known = place.is_some();
-        if let Some(place) = place {
-            place.copy_from_slice(text);
-        }
-        self.is_known
+        self.state = match self.text.get_mut(..text.len()) {
+            Some(place) => {
+                place.copy_from_slice(text);
+                State::Known
+            }
+            None => State::TooLong,
+        };
+        self.state == State::Known
     }
 
     /// Whether only last digits are others.
     fn fits(&self, source: &Source<'_>) -> bool {
-        let fits = |digits: Digits, number: u64| number.wrapping_sub(digits.first) < RANGE;
-        self.is_known && fits(self.seq, source.seq) && fits(self.offset, source.offset)
+        let fits = |digits: Digits, number: u64| {
+            number >= LEAST && number.wrapping_sub(digits.first) < RANGE
+        };
+        self.state == State::Known && fits(self.seq, source.seq) && fits(self.offset, source.offset)
     }
 
     /// Writes lines until they have more than `most` bytes.
-    fn run(&self, source: &Source<'_>, look: &Look, most: usize, room: &mut [u8]) -> Run {
+    fn write(&self, source: &Source<'_>, look: &Look, most: usize, room: &mut [u8]) -> Progress {
         let &Source {
             text, skipped, max, ..
         } = source;
@@ -250,7 +266,7 @@ impl Front {
                 break Stop::Enough;
             }
         };
-        Run {
+        Progress {
             lines,
             read,
             written,
@@ -278,7 +294,7 @@ impl Front {
 }
 
 impl Digits {
-    /// Appends `number`. One that has fewer is none of theirs.
+    /// Appends `number`, which has so many.
     fn push(number: u64, text: &mut Vec<u8>) -> Self {
         push_number(text, number);
         Self {
