@@ -41,12 +41,13 @@ pub struct Encoder {
 impl Encoder {
     /// For a terminal, C1 controls and format controls are escaped too; JSON would allow them.
     pub fn new(audience: Audience) -> Self {
+        let terminal = audience != Audience::Program;
         Self {
-            terminal: audience != Audience::Program,
+            terminal,
             wall: WallTimeText::default(),
             time: (None, Vec::new()),
             flow: (None, Vec::new()),
-            lines: Lines::default(),
+            lines: Lines::new(!terminal),
         }
     }
 
@@ -154,11 +155,14 @@ impl Encoder {
     /// A `data` record of the time and the flow that are kept.
     fn piece(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
         let payload = piece.payload;
-        out.extend_from_slice(&self.time.1);
-        push_number(out, piece.seq);
-        out.extend_from_slice(&self.flow.1);
-        push_number(out, piece.offset);
-        number("len", payload.len() as u64, out);
+        if !self.lines.push_front(piece.seq, piece.offset, out) {
+            out.extend_from_slice(&self.time.1);
+            push_number(out, piece.seq);
+            out.extend_from_slice(&self.flow.1);
+            push_number(out, piece.offset);
+            begin_key("len", out);
+        }
+        push_number(out, payload.len() as u64);
         // Most end a line, and nothing else in them wants an escape.
         let plain = plain_len(beginning(payload));
         let ending: &[u8] = match &payload[plain..] {
@@ -297,7 +301,7 @@ impl Encoder {
                     .iter()
                     .flat_map(|c| c.encode_utf16(&mut [0; 2]).to_vec())
                 {
-                    push_unicode_escape(unit, out);
+                    out.extend_from_slice(&unicode_escape(unit));
                 }
             }
         } else {
@@ -360,14 +364,35 @@ fn escape(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn push_escape(byte: u8, out: &mut Vec<u8>) {
-    match escape_letter(byte) {
-        b'u' => push_unicode_escape(byte.into(), out),
-        short => out.extend_from_slice(&[b'\\', short]),
-    }
+    let (escape, len) = escape_of(byte);
+    out.extend_from_slice(&escape[..len]);
 }
 
+/// The escape of an ASCII character, and how long it is.
+#[inline(always)]
+pub(super) fn escape_of(byte: u8) -> ([u8; 8], usize) {
+    let (escape, len) = ESCAPES[usize::from(byte & 0x7f)];
+    (escape, usize::from(len))
+}
+
+static ESCAPES: [([u8; 8], u8); 128] = {
+    let mut escapes = [([0; 8], 0); 128];
+    let mut byte = 0;
+    while byte < 128 {
+        escapes[byte as usize] = match escape_letter(byte) {
+            b'u' => {
+                let [a, b, c, d, e, f] = unicode_escape(byte as u16);
+                ([a, b, c, d, e, f, 0, 0], 6)
+            }
+            short => ([b'\\', short, 0, 0, 0, 0, 0, 0], 2),
+        };
+        byte += 1;
+    }
+    escapes
+};
+
 /// What stands behind the backslash; behind a `u` four digits.
-pub(super) fn escape_letter(byte: u8) -> u8 {
+const fn escape_letter(byte: u8) -> u8 {
     match byte {
         b'"' | b'\\' => byte,
         b'\n' => b'n',
@@ -379,8 +404,15 @@ pub(super) fn escape_letter(byte: u8) -> u8 {
     }
 }
 
-fn push_unicode_escape(unit: u16, out: &mut Vec<u8>) {
+const fn unicode_escape(unit: u16) -> [u8; 6] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |shift: u32| DIGITS[usize::from(unit >> shift & 0xf)];
-    out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
+    let [high, low] = unit.to_be_bytes();
+    let [a, b, c, d] = [high >> 4, high & 0xf, low >> 4, low & 0xf];
+    let [a, b, c, d] = [
+        DIGITS[a as usize],
+        DIGITS[b as usize],
+        DIGITS[c as usize],
+        DIGITS[d as usize],
+    ];
+    [b'\\', b'u', a, b, c, d]
 }

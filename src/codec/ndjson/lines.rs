@@ -6,6 +6,7 @@
 
 use super::super::buffer::Buffer;
 use super::super::number::{digits_4, digits_4_and_4, push_number};
+use super::encode::escape_of;
 use super::scan::Look;
 use crate::record::Framing;
 use crate::record::chunk::Chunk;
@@ -19,8 +20,20 @@ const KEY: usize = 16;
 /// Written for what stands behind the text, which is less.
 const ENDING: usize = 8;
 
+/// Bytes that are copied at once between escapes, be there as many or not.
+const BLOCK: usize = 16;
+
+/// The longest escape, and more.
+const ESCAPE: usize = 8;
+
 /// Room for a line, beside that for its text.
 const ROOM: usize = FRONT + KEY + ENDING;
+
+/// What stands behind the text of a line, and how long it is.
+const END: ([u8; ENDING], usize) = (*b"\\n\"}\n\0\0\0", 5);
+
+/// … where `\r` is before its `\n`.
+const END_CRLF: ([u8; ENDING], usize) = (*b"\\r\\n\"}\n\0", 7);
 
 /// Bytes that are too few to look at them first.
 const FEW: usize = 200;
@@ -41,8 +54,10 @@ const KEYS: [u128; 5] = {
 const KEY_LEN: usize = 9;
 
 /// Writes lines of one connection and direction that were seen at the same time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Lines {
+    /// Valid text that is not ASCII is written as it is, not looked at character by character.
+    keeps_unicode: bool,
     front: Front,
     look: Look,
 }
@@ -83,6 +98,8 @@ struct Source<'a> {
     skipped: usize,
     /// The longest line.
     max: usize,
+    /// What is not ASCII stays as it is.
+    keeps_unicode: bool,
     /// The numbers of the first.
     seq: u64,
     offset: u64,
@@ -110,11 +127,21 @@ enum Stop {
     Numbers,
     /// Where the next line ends has not been looked for, or not that far.
     Unseen,
+    /// The next line has more that is not plain than its end.
+    Escapes,
     /// What comes next is no such line.
     Other,
 }
 
 impl Lines {
+    pub(super) fn new(keeps_unicode: bool) -> Self {
+        Self {
+            keeps_unicode,
+            front: Front::default(),
+            look: Look::default(),
+        }
+    }
+
     /// The time or the flow is another one.
     pub(super) fn forget_front(&mut self) {
         self.front.state = State::Unknown;
@@ -141,21 +168,28 @@ impl Lines {
             _ => return None,
         };
         let mut last = None;
-        let mut room = ROOM;
+        let (mut least, mut has_escapes) = (ROOM, false);
         loop {
             let text = chunk.pieces.rest();
             let source = Source {
                 text,
                 skipped: self.look.skipped(text),
                 max,
+                keeps_unicode: self.keeps_unicode,
                 seq: chunk.next_seq,
                 offset: chunk.next_offset,
             };
-            if !self.front.fits(&source) && !self.front.renew(time, flow, &source) {
+            if !self.front.fits(source.seq, source.offset) && !self.front.renew(time, flow, &source)
+            {
                 return last;
             }
             let most = enough.saturating_sub(out.len());
-            let progress = self.front.write(&source, &self.look, most, out.room(room));
+            let room = out.room(least);
+            let progress = match has_escapes {
+                false => self.front.write(&source, &self.look, most, room),
+                true => self.front.write_escaped(&source, &self.look, most, room),
+            };
+            has_escapes = false;
             if progress.lines > 0 {
                 last = Some(out.len() + progress.last);
                 out.advance(progress.written);
@@ -163,8 +197,9 @@ impl Lines {
             }
             match progress.stop {
                 Stop::Enough | Stop::Other => return last,
-                Stop::Room(least) => room = least,
+                Stop::Room(more) => least = more,
                 Stop::Numbers => {}
+                Stop::Escapes => has_escapes = true,
                 Stop::Unseen => {
                     let text = chunk.pieces.rest();
                     if text.is_empty() || self.look.skipped(text) == 0 {
@@ -174,6 +209,18 @@ impl Lines {
                 }
             }
         }
+    }
+
+    /// Appends the front of a record of the time and the flow that were written last, if it is known.
+    pub(super) fn push_front(&self, seq: u64, offset: u64, out: &mut Vec<u8>) -> bool {
+        let is_known = self.front.fits(seq, offset);
+        if is_known {
+            let start = out.len();
+            out.extend_from_slice(&self.front.text[..self.front.len]);
+            self.front
+                .put(self.front.last_digits(seq, offset), &mut out[start..]);
+        }
+        is_known
     }
 }
 
@@ -216,11 +263,11 @@ impl Front {
     }
 
     /// Whether only last digits are others.
-    fn fits(&self, source: &Source<'_>) -> bool {
+    fn fits(&self, seq: u64, offset: u64) -> bool {
         let fits = |digits: Digits, number: u64| {
             number >= LEAST && number.wrapping_sub(digits.first) < RANGE
         };
-        self.state == State::Known && fits(self.seq, source.seq) && fits(self.offset, source.offset)
+        self.state == State::Known && fits(self.seq, seq) && fits(self.offset, offset)
     }
 
     /// Writes lines until they have more than `most` bytes.
@@ -228,8 +275,7 @@ impl Front {
         let &Source {
             text, skipped, max, ..
         } = source;
-        // Both in one: what their first digits leave.
-        let mut numbers = (source.seq - self.seq.first) | (source.offset - self.offset.first) << 32;
+        let mut numbers = self.last_digits(source.seq, source.offset);
         let (mut lines, mut read, mut written, mut last) = (0, 0, 0, 0);
         let stop = loop {
             if numbers as u32 >= RANGE as u32 || numbers >> 32 >= RANGE {
@@ -242,10 +288,10 @@ impl Front {
             let Some((body, behind)) = rest.split_at_checked(plain) else {
                 break Stop::Other;
             };
-            let (ending, ending_len, len) = match behind {
-                [b'\n', ..] => (*b"\\n\"}\n\0\0\0", 5, plain + 1),
-                [b'\r', b'\n', ..] => (*b"\\r\\n\"}\n\0", 7, plain + 2),
-                _ => break Stop::Other,
+            let ((ending, ending_len), len) = match behind {
+                [b'\n', ..] => (END, plain + 1),
+                [b'\r', b'\n', ..] => (END_CRLF, plain + 2),
+                _ => break Stop::Escapes,
             };
             if len > max {
                 break Stop::Other;
@@ -275,21 +321,129 @@ impl Front {
         }
     }
 
+    /// Writes one line that has more that is not plain than its end.
+    #[inline(never)]
+    fn write_escaped(
+        &self,
+        source: &Source<'_>,
+        look: &Look,
+        most: usize,
+        room: &mut [u8],
+    ) -> Progress {
+        let &Source { text, skipped, .. } = source;
+        let (mut escapes, mut is_ascii) = (0, true);
+        let mut ends = look.ends(skipped);
+        let end = loop {
+            let Some(at) = ends.next() else {
+                return Progress::none(Stop::Unseen);
+            };
+            match text.get(at) {
+                Some(b'\n') => break at,
+                Some(0..0x80) => escapes += 1,
+                Some(_) => is_ascii = false,
+                None => return Progress::none(Stop::Other),
+            }
+        };
+        let is_text = is_ascii || source.keeps_unicode && is_utf8(&text[..end]);
+        if end >= source.max || !is_text {
+            return Progress::none(Stop::Other);
+        }
+        let least = ROOM + end + escapes * ESCAPE + BLOCK;
+        let Some(line) = room.get_mut(..least) else {
+            return Progress::none(Stop::Room(least));
+        };
+        let len = end + 1;
+        let numbers = self.last_digits(source.seq, source.offset);
+        let mut written = self.begin(numbers, len, line);
+        let mut copied = 0;
+        for at in look.ends(skipped) {
+            let byte = text[at];
+            if !byte.is_ascii() {
+                continue;
+            }
+            copy_blocks(&text[copied..], at - copied, &mut line[written..]);
+            written += at - copied;
+            if byte == b'\n' {
+                break;
+            }
+            let (escape, escape_len) = escape_of(byte);
+            line[written..][..ESCAPE].copy_from_slice(&escape);
+            written += escape_len;
+            copied = at + 1;
+        }
+        let (ending, ending_len) = END;
+        line[written..][..ENDING].copy_from_slice(&ending);
+        written += ending_len;
+        Progress {
+            lines: 1,
+            read: len,
+            written,
+            last: 0,
+            stop: match written > most {
+                true => Stop::Enough,
+                false => Stop::Numbers,
+            },
+        }
+    }
+
+    /// What the first digits leave of both, in one.
+    fn last_digits(&self, seq: u64, offset: u64) -> u64 {
+        (seq - self.seq.first) | (offset - self.offset.first) << 32
+    }
+
+    /// Writes the last digits of both where they stand.
+    #[inline(always)]
+    fn put(&self, last_digits: u64, line: &mut [u8]) {
+        let [seq, offset] = digits_4_and_4(last_digits);
+        line[self.seq.at..][..seq.len()].copy_from_slice(&seq);
+        line[self.offset.at..][..offset.len()].copy_from_slice(&offset);
+    }
+
     /// Writes all before the text of a line, and tells how much that is.
     #[inline(always)]
-    fn begin(&self, numbers: u64, len: usize, line: &mut [u8]) -> usize {
+    fn begin(&self, last_digits: u64, len: usize, line: &mut [u8]) -> usize {
         // A longer copy would be a call.
         let (first, second) = self.text.split_at(FRONT / 2);
         line[..FRONT / 2].copy_from_slice(first);
         line[FRONT / 2..FRONT].copy_from_slice(second);
-        let [seq, offset] = digits_4_and_4(numbers);
-        line[self.seq.at..][..seq.len()].copy_from_slice(&seq);
-        line[self.offset.at..][..offset.len()].copy_from_slice(&offset);
+        self.put(last_digits, line);
         let digits = 1 + usize::from(len > 9) + usize::from(len > 99) + usize::from(len > 999);
         let number = u32::from_le_bytes(digits_4(len as u32)) >> (32 - 8 * digits);
         let key = KEYS[digits] | u128::from(number);
         line[self.len..][..KEY].copy_from_slice(&key.to_le_bytes());
         self.len + digits + KEY_LEN
+    }
+}
+
+fn is_utf8(bytes: &[u8]) -> bool {
+    simdutf8::basic::from_utf8(bytes).is_ok()
+}
+
+impl Progress {
+    fn none(stop: Stop) -> Self {
+        Self {
+            lines: 0,
+            read: 0,
+            written: 0,
+            last: 0,
+            stop,
+        }
+    }
+}
+
+/// Copies the first `len` of `bytes`, and some more.
+#[inline(always)]
+fn copy_blocks(bytes: &[u8], len: usize, to: &mut [u8]) {
+    let mut at = 0;
+    while at < len {
+        match (
+            bytes[at..].first_chunk::<BLOCK>(),
+            to[at..].first_chunk_mut(),
+        ) {
+            (Some(block), Some(to)) => *to = *block,
+            _ => return to[at..len].copy_from_slice(&bytes[at..len]),
+        }
+        at += BLOCK;
     }
 }
 

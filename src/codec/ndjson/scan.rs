@@ -136,6 +136,24 @@ impl Look {
         self.further(nth, bit)
     }
 
+    /// Where behind `skipped` bytes what is not plain stands, as far as it is known.
+    #[inline(always)]
+    pub(super) fn ends(&self, skipped: usize) -> impl Iterator<Item = usize> {
+        let (first, bit) = (skipped / BITS, skipped % BITS);
+        let mut words = self.ends.get(first..).unwrap_or_default().iter();
+        let mut ends = words.next().map_or(0, |&ends| ends >> bit << bit);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            while ends == 0 {
+                ends = *words.next()?;
+                start += BITS;
+            }
+            let end = ends.trailing_zeros() as usize;
+            ends &= ends - 1;
+            Some(start + end - bit)
+        })
+    }
+
     #[cold]
     fn further(&self, nth: usize, bit: usize) -> Option<usize> {
         let (_, further) = self.ends.split_at(nth + 2);

@@ -42,8 +42,10 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
         Just("\"\n"),
         Just("é\n")
     ];
-    let text = |most| proptest::collection::vec(b'a'..=b'z', 0..most);
-    let text = prop_oneof![4 => text(150), 4 => text(700), 1 => text(9_000)];
+    let letters = |most| proptest::collection::vec(b'a'..=b'z', 0..most);
+    let ascii = prop_oneof![9 => b' '..=b'~', 1 => 0..0x80_u8];
+    let ascii = proptest::collection::vec(ascii, 0..300);
+    let text = prop_oneof![4 => letters(150), 4 => letters(700), 1 => letters(9_000), 4 => ascii];
     (text, end).prop_map(|(text, end)| [&text, end.as_bytes()].concat())
 }
 
