@@ -155,14 +155,11 @@ impl Encoder {
     /// A `data` record of the time and the flow that are kept.
     fn piece(&self, piece: &Piece<'_>, out: &mut Vec<u8>) {
         let payload = piece.payload;
-        if !self.lines.push_front(piece.seq, piece.offset, out) {
-            out.extend_from_slice(&self.time.1);
-            push_number(out, piece.seq);
-            out.extend_from_slice(&self.flow.1);
-            push_number(out, piece.offset);
-            begin_key("len", out);
-        }
-        push_number(out, payload.len() as u64);
+        out.extend_from_slice(&self.time.1);
+        push_number(out, piece.seq);
+        out.extend_from_slice(&self.flow.1);
+        push_number(out, piece.offset);
+        number("len", payload.len() as u64, out);
         // Most end a line, and nothing else in them wants an escape.
         let plain = plain_len(beginning(payload));
         let ending: &[u8] = match &payload[plain..] {

@@ -44,14 +44,17 @@ const RANGE: u64 = 10_000;
 /// The first number that has so many.
 const LEAST: u64 = 1_000;
 
-/// What stands between the length and the text, behind so many digits.
-const KEYS: [u128; 5] = {
-    let key = u128::from_le_bytes(*b",\"text\":\"\0\0\0\0\0\0\0");
-    [key, key << 8, key << 16, key << 24, key << 32]
-};
+/// What stands between the length and the payload, for each number of digits behind so many bytes, and how long
+/// it is without them.
+type Key = ([u128; 5], usize);
 
-/// How long it is without them.
-const KEY_LEN: usize = 9;
+const TEXT: Key = key(*b",\"text\":\"\0\0\0\0\0\0\0", 9);
+const BASE64: Key = key(*b",\"base64\":\"\0\0\0\0\0", 11);
+
+const fn key(key: [u8; KEY], len: usize) -> Key {
+    let key = u128::from_le_bytes(key);
+    ([key, key << 8, key << 16, key << 24, key << 32], len)
+}
 
 /// Writes lines of one connection and direction that were seen at the same time.
 #[derive(Debug)]
@@ -105,6 +108,16 @@ struct Source<'a> {
     offset: u64,
 }
 
+/// How a line is written.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    /// With so many escapes before its end.
+    Text {
+        escapes: usize,
+    },
+    Base64,
+}
+
 /// What was written in one go.
 #[derive(Debug)]
 struct Progress {
@@ -127,8 +140,10 @@ enum Stop {
     Numbers,
     /// Where the next line ends has not been looked for, or not that far.
     Unseen,
-    /// The next line has more that is not plain than its end.
+    /// The next line wants more escapes than at its end.
     Escapes,
+    /// The next line was taken for ASCII, and is not.
+    NotAscii,
     /// What comes next is no such line.
     Other,
 }
@@ -184,10 +199,10 @@ impl Lines {
                 return last;
             }
             let most = enough.saturating_sub(out.len());
-            let room = out.room(least);
-            let progress = match has_escapes {
-                false => self.front.write(&source, &self.look, most, room),
-                true => self.front.write_escaped(&source, &self.look, most, room),
+            let progress = if has_escapes || !self.look.is_ascii() {
+                self.front.write_escaped(&source, &self.look, most, out)
+            } else {
+                self.front.write(&source, &self.look, most, out.room(least))
             };
             has_escapes = false;
             if progress.lines > 0 {
@@ -200,27 +215,16 @@ impl Lines {
                 Stop::Room(more) => least = more,
                 Stop::Numbers => {}
                 Stop::Escapes => has_escapes = true,
+                Stop::NotAscii => self.look.look(chunk.pieces.rest(), false),
                 Stop::Unseen => {
                     let text = chunk.pieces.rest();
                     if text.is_empty() || self.look.skipped(text) == 0 {
                         return last;
                     }
-                    self.look.look(text);
+                    self.look.look(text, true);
                 }
             }
         }
-    }
-
-    /// Appends the front of a record of the time and the flow that were written last, if it is known.
-    pub(super) fn push_front(&self, seq: u64, offset: u64, out: &mut Vec<u8>) -> bool {
-        let is_known = self.front.fits(seq, offset);
-        if is_known {
-            let start = out.len();
-            out.extend_from_slice(&self.front.text[..self.front.len]);
-            self.front
-                .put(self.front.last_digits(seq, offset), &mut out[start..]);
-        }
-        is_known
     }
 }
 
@@ -281,7 +285,7 @@ impl Front {
             if numbers as u32 >= RANGE as u32 || numbers >> 32 >= RANGE {
                 break Stop::Numbers;
             }
-            let Some(plain) = look.plain_len(skipped.wrapping_add(read)) else {
+            let Some(plain) = look.run(skipped + read) else {
                 break Stop::Unseen;
             };
             let rest = &text[read..];
@@ -300,7 +304,7 @@ impl Front {
             let Some(line) = room.get_mut(written..).filter(|line| line.len() >= least) else {
                 break Stop::Room(least);
             };
-            let start = self.begin(numbers, len, line);
+            let start = self.begin(numbers, len, TEXT, line);
             line[start..][..plain].copy_from_slice(body);
             line[start + plain..][..ENDING].copy_from_slice(&ending);
             last = written;
@@ -321,69 +325,56 @@ impl Front {
         }
     }
 
-    /// Writes one line that has more that is not plain than its end.
+    /// Writes one line that wants more escapes than at its end, or is not ASCII.
     #[inline(never)]
     fn write_escaped(
         &self,
         source: &Source<'_>,
         look: &Look,
         most: usize,
-        room: &mut [u8],
+        out: &mut Buffer,
     ) -> Progress {
-        let &Source { text, skipped, .. } = source;
-        let (mut escapes, mut is_ascii) = (0, true);
-        let mut ends = look.ends(skipped);
-        let end = loop {
-            let Some(at) = ends.next() else {
-                return Progress::none(Stop::Unseen);
-            };
-            match text.get(at) {
-                Some(b'\n') => break at,
-                Some(0..0x80) => escapes += 1,
-                Some(_) => is_ascii = false,
-                None => return Progress::none(Stop::Other),
-            }
-        };
-        let is_text = is_ascii || source.keeps_unicode && is_utf8(&text[..end]);
-        if end >= source.max || !is_text {
-            return Progress::none(Stop::Other);
-        }
-        let least = ROOM + end + escapes * ESCAPE + BLOCK;
-        let Some(line) = room.get_mut(..least) else {
-            return Progress::none(Stop::Room(least));
-        };
-        let len = end + 1;
-        let numbers = self.last_digits(source.seq, source.offset);
-        let mut written = self.begin(numbers, len, line);
-        let mut copied = 0;
-        for at in look.ends(skipped) {
-            let byte = text[at];
-            if !byte.is_ascii() {
-                continue;
-            }
-            copy_blocks(&text[copied..], at - copied, &mut line[written..]);
-            written += at - copied;
-            if byte == b'\n' {
-                break;
-            }
-            let (escape, escape_len) = escape_of(byte);
-            line[written..][..ESCAPE].copy_from_slice(&escape);
-            written += escape_len;
-            copied = at + 1;
-        }
-        let (ending, ending_len) = END;
-        line[written..][..ENDING].copy_from_slice(&ending);
-        written += ending_len;
-        Progress {
-            lines: 1,
-            read: len,
-            written,
+        let found = source.find_end(look);
+        let mut progress = Progress {
+            lines: 0,
+            read: 0,
+            written: 0,
             last: 0,
-            stop: match written > most {
-                true => Stop::Enough,
-                false => Stop::Numbers,
-            },
+            stop: Stop::Numbers,
+        };
+        let (end, form) = match found {
+            Ok(found) => found,
+            Err(stop) => return Progress { stop, ..progress },
+        };
+        let numbers = self.last_digits(source.seq, source.offset);
+        let len = end + 1;
+        progress.lines = 1;
+        progress.read = len;
+        progress.written = match form {
+            Form::Text { escapes } => {
+                let room = ROOM + end + escapes * ESCAPE + BLOCK;
+                let line = out.room(room);
+                let start = self.begin(numbers, len, TEXT, line);
+                let places = look.escapes_behind(source.skipped).take(escapes);
+                start + push_text(&source.text[..end], places, source.text, &mut line[start..])
+            }
+            Form::Base64 => {
+                let base64 = base64_simd::STANDARD;
+                let line = out.room(ROOM + base64.encoded_length(len));
+                let start = self.begin(numbers, len, BASE64, line);
+                let text = base64.encode(
+                    &source.text[..len],
+                    base64_simd::Out::from_slice(&mut line[start..]),
+                );
+                let end = start + text.len();
+                line[end..][..3].copy_from_slice(b"\"}\n");
+                end + 3
+            }
+        };
+        if progress.written > most {
+            progress.stop = Stop::Enough;
         }
+        progress
     }
 
     /// What the first digits leave of both, in one.
@@ -401,7 +392,7 @@ impl Front {
 
     /// Writes all before the text of a line, and tells how much that is.
     #[inline(always)]
-    fn begin(&self, last_digits: u64, len: usize, line: &mut [u8]) -> usize {
+    fn begin(&self, last_digits: u64, len: usize, (keys, key_len): Key, line: &mut [u8]) -> usize {
         // A longer copy would be a call.
         let (first, second) = self.text.split_at(FRONT / 2);
         line[..FRONT / 2].copy_from_slice(first);
@@ -409,9 +400,43 @@ impl Front {
         self.put(last_digits, line);
         let digits = 1 + usize::from(len > 9) + usize::from(len > 99) + usize::from(len > 999);
         let number = u32::from_le_bytes(digits_4(len as u32)) >> (32 - 8 * digits);
-        let key = KEYS[digits] | u128::from(number);
+        let key = keys[digits] | u128::from(number);
         line[self.len..][..KEY].copy_from_slice(&key.to_le_bytes());
-        self.len + digits + KEY_LEN
+        self.len + digits + key_len
+    }
+}
+
+impl Source<'_> {
+    /// Where the first line ends, and how it is to be written.
+    fn find_end(&self, look: &Look) -> Result<(usize, Form), Stop> {
+        let longest = &self.text[..self.text.len().min(self.max)];
+        let mut places = look.escapes_behind(self.skipped);
+        if look.is_ascii() {
+            let mut escapes = 0;
+            loop {
+                let at = places.next().ok_or(Stop::Unseen)?;
+                match longest.get(at).ok_or(Stop::Other)? {
+                    b'\n' => return Ok((at, Form::Text { escapes })),
+                    0x80.. => return Err(Stop::NotAscii),
+                    _ => escapes += 1,
+                }
+            }
+        }
+        let end = memchr::memchr(b'\n', longest).ok_or(Stop::Other)?;
+        if end >= look.known(self.skipped) {
+            return Err(Stop::Unseen);
+        }
+        let line = &longest[..end];
+        if !line.is_ascii() {
+            if !is_utf8(line) {
+                return Ok((end, Form::Base64));
+            }
+            if !self.keeps_unicode {
+                return Err(Stop::Other);
+            }
+        }
+        let escapes = places.take_while(|&at| at < end).count();
+        Ok((end, Form::Text { escapes }))
     }
 }
 
@@ -419,16 +444,28 @@ fn is_utf8(bytes: &[u8]) -> bool {
     simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
-impl Progress {
-    fn none(stop: Stop) -> Self {
-        Self {
-            lines: 0,
-            read: 0,
-            written: 0,
-            last: 0,
-            stop,
-        }
+/// Writes text with escapes at these places, and the end of its line.
+#[inline(always)]
+fn push_text(
+    text: &[u8],
+    places: impl Iterator<Item = usize>,
+    source: &[u8],
+    to: &mut [u8],
+) -> usize {
+    let (mut written, mut copied) = (0, 0);
+    for place in places {
+        copy_blocks(&source[copied..], place - copied, &mut to[written..]);
+        written += place - copied;
+        let (escape, escape_len) = escape_of(source[place]);
+        to[written..][..ESCAPE].copy_from_slice(&escape);
+        written += escape_len;
+        copied = place + 1;
     }
+    copy_blocks(&source[copied..], text.len() - copied, &mut to[written..]);
+    written += text.len() - copied;
+    let (ending, ending_len) = END;
+    to[written..][..ENDING].copy_from_slice(&ending);
+    written + ending_len
 }
 
 /// Copies the first `len` of `bytes`, and some more.

@@ -19,7 +19,7 @@ pub(super) fn bits(block: &[u8; BITS], is_so: impl Fn(i8x16) -> i8x16) -> u64 {
     bits.rfold(0, |sum, bits| sum << LANES | bits)
 }
 
-/// A block that begins with `bytes`, which are fewer. What it is filled up with is not plain, and wants no escape.
+/// A block that begins with `bytes`, which are fewer. What it is filled up with is no ASCII, and wants no escape.
 pub(super) fn filled(bytes: &[u8]) -> [u8; BITS] {
     let mut block = [0x80; BITS];
     block[..bytes.len()].copy_from_slice(bytes);
@@ -35,12 +35,12 @@ pub(super) fn wants_escape(bytes: i8x16) -> i8x16 {
     is_control | is_quote(bytes) | bytes.cmp_eq(each(0x7f))
 }
 
-/// … where it is ASCII and wants none.
+/// … or where it is no ASCII.
 #[inline(always)]
-fn is_plain(bytes: i8x16) -> i8x16 {
+fn is_not_plain(bytes: i8x16) -> i8x16 {
     // DEL becomes the lowest of all.
-    let is_printable = (bytes + each(1)).cmp_gt(each(0x20));
-    !is_quote(bytes) & is_printable
+    let is_not_printable = (bytes + each(1)).cmp_lt(each(0x21));
+    is_quote(bytes) | is_not_printable
 }
 
 #[inline(always)]
@@ -59,22 +59,25 @@ pub(super) fn plain_len(bytes: &[u8]) -> usize {
     let mut at = 0;
     for block in blocks.by_ref() {
         let block = block.try_into().expect("it has that many bytes");
-        let run = bits(block, is_plain).trailing_ones() as usize;
+        let run = bits(block, is_not_plain).trailing_zeros() as usize;
         at += run;
         if run < BITS {
             return at;
         }
     }
-    at + bits(&filled(blocks.remainder()), is_plain).trailing_ones() as usize
+    at + bits(&filled(blocks.remainder()), is_not_plain).trailing_zeros() as usize
 }
 
-/// Where the plain runs in a stretch of text end, found for many lines at once.
+/// What wants an escape in a stretch of text, found for many lines at once: their ends, and hardly more.
 #[derive(Debug)]
 pub(super) struct Look {
     /// How long the text is from the beginning of the stretch on.
     text_len: usize,
-    /// A bit for each byte of the stretch: whether it is not plain. Then zeros.
-    ends: [u64; BLOCKS + 2],
+    len: usize,
+    /// The stretch was taken for ASCII.
+    is_ascii: bool,
+    /// A bit for each byte of the stretch: whether it wants one, or is no ASCII after all. Then zeros.
+    escapes: [u64; BLOCKS + 2],
 }
 
 /// Blocks in a stretch: what is looked at is still in the first cache when it is copied.
@@ -87,7 +90,9 @@ impl Default for Look {
     fn default() -> Self {
         Self {
             text_len: NO_TEXT,
-            ends: [0; BLOCKS + 2],
+            len: 0,
+            is_ascii: true,
+            escapes: [0; BLOCKS + 2],
         }
     }
 }
@@ -96,21 +101,34 @@ impl Look {
     /// Another text is to come.
     pub(super) fn forget(&mut self) {
         self.text_len = NO_TEXT;
+        self.is_ascii = true;
     }
 
-    /// Looks at the beginning of `rest`, which is what is left of the text.
-    pub(super) fn look(&mut self, rest: &[u8]) {
+    /// Looks at the beginning of `rest`, which is what is left of the text. Where there is only ASCII, one look
+    /// tells both.
+    pub(super) fn look(&mut self, rest: &[u8], is_ascii: bool) {
         self.text_len = rest.len();
-        let blocks = rest[..rest.len().min(BLOCKS * BITS)].chunks_exact(BITS);
+        self.is_ascii = is_ascii;
+        match is_ascii {
+            true => self.find(rest, is_not_plain),
+            false => self.find(rest, wants_escape),
+        }
+    }
+
+    #[inline(always)]
+    fn find(&mut self, rest: &[u8], is_so: impl Fn(i8x16) -> i8x16) {
+        let stretch = &rest[..rest.len().min(BLOCKS * BITS)];
+        self.len = stretch.len();
+        let blocks = stretch.chunks_exact(BITS);
         let tail = blocks.remainder();
-        let (whole, others) = self.ends.split_at_mut(blocks.len());
-        for (block, ends) in blocks.zip(whole) {
+        let (whole, others) = self.escapes.split_at_mut(blocks.len());
+        for (block, found) in blocks.zip(whole) {
             let block = block.try_into().expect("it has that many bytes");
-            *ends = !bits(block, is_plain);
+            *found = bits(block, &is_so);
         }
         others.fill(0);
         if !tail.is_empty() {
-            others[0] = !bits(&filled(tail), is_plain);
+            others[0] = bits(&filled(tail), is_so);
         }
     }
 
@@ -119,11 +137,21 @@ impl Look {
         self.text_len - rest.len()
     }
 
-    /// How many bytes are plain behind `skipped` others, if it is known.
+    /// How many bytes of the stretch stand behind `skipped` others.
+    pub(super) fn known(&self, skipped: usize) -> usize {
+        self.len.saturating_sub(skipped)
+    }
+
+    /// Whether the stretch was taken for ASCII.
+    pub(super) fn is_ascii(&self) -> bool {
+        self.is_ascii
+    }
+
+    /// How many bytes behind `skipped` others are nothing to stop at, if it is known.
     #[inline(always)]
-    pub(super) fn plain_len(&self, skipped: usize) -> Option<usize> {
+    pub(super) fn run(&self, skipped: usize) -> Option<usize> {
         let (nth, bit) = (skipped / BITS, skipped % BITS);
-        let &[first, second, third] = self.ends.get(nth..)?.first_chunk()?;
+        let &[first, second, third] = self.escapes.get(nth..)?.first_chunk()?;
         // The shifts in two steps: one by all bits would do nothing.
         let near = first >> bit | second << 1 << (BITS - 1 - bit);
         if near != 0 {
@@ -133,33 +161,30 @@ impl Look {
         if far != 0 {
             return Some(BITS + far.trailing_zeros() as usize);
         }
-        self.further(nth, bit)
-    }
-
-    /// Where behind `skipped` bytes what is not plain stands, as far as it is known.
-    #[inline(always)]
-    pub(super) fn ends(&self, skipped: usize) -> impl Iterator<Item = usize> {
-        let (first, bit) = (skipped / BITS, skipped % BITS);
-        let mut words = self.ends.get(first..).unwrap_or_default().iter();
-        let mut ends = words.next().map_or(0, |&ends| ends >> bit << bit);
-        let mut start = 0;
-        std::iter::from_fn(move || {
-            while ends == 0 {
-                ends = *words.next()?;
-                start += BITS;
-            }
-            let end = ends.trailing_zeros() as usize;
-            ends &= ends - 1;
-            Some(start + end - bit)
-        })
+        self.long_run(skipped)
     }
 
     #[cold]
-    fn further(&self, nth: usize, bit: usize) -> Option<usize> {
-        let (_, further) = self.ends.split_at(nth + 2);
-        let empty = further.iter().position(|&ends| ends != 0)?;
-        let end = further[empty].trailing_zeros() as usize;
-        Some((2 + empty) * BITS + end - bit)
+    fn long_run(&self, skipped: usize) -> Option<usize> {
+        self.escapes_behind(skipped).next()
+    }
+
+    /// Where behind `skipped` bytes others are something to stop at, as far as it is known.
+    #[inline(always)]
+    pub(super) fn escapes_behind(&self, skipped: usize) -> impl Iterator<Item = usize> {
+        let (nth, bit) = (skipped / BITS, skipped % BITS);
+        let mut words = self.escapes.get(nth..).unwrap_or_default().iter();
+        let mut escapes = words.next().map_or(0, |&escapes| escapes >> bit << bit);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            while escapes == 0 {
+                escapes = *words.next()?;
+                start += BITS;
+            }
+            let escape = escapes.trailing_zeros() as usize;
+            escapes &= escapes - 1;
+            Some(start + escape - bit)
+        })
     }
 }
 
