@@ -1,21 +1,17 @@
-//! Whole lines of plain text, which most `data` records are, many in one go.
+//! Whole lines, which most `data` records are with line framing, many in one go.
 //!
-//! From line to line little changes: some digits of two numbers, the length, the text. All before the length is
-//! kept as it stands, and copied in pieces of a fixed size, longer than it is; what follows lies over the rest of
-//! it. So a line is written without a call, and what it needs of room is asked for once.
+//! Where they end, and what else wants an escape, is found for many at once; what a line needs of room is asked for
+//! once. The short loop is for those in which only their end wants one, as nearly all do: what does not change from
+//! one line to the next is not looked at there.
+
+use base64_simd::{Out, STANDARD};
 
 use super::super::buffer::Buffer;
-use super::super::number::{digits_4, digits_4_and_4, push_number};
 use super::encode::escape_of;
+use super::front::{self, BASE64, Front, Numbers, TEXT};
 use super::scan::Look;
 use crate::record::Framing;
 use crate::record::chunk::Chunk;
-
-/// The longest front.
-const FRONT: usize = 192;
-
-/// Written for the digits of the length and the key of the text, which are fewer.
-const KEY: usize = 16;
 
 /// Written for what stands behind the text, which is less.
 const ENDING: usize = 8;
@@ -26,8 +22,8 @@ const BLOCK: usize = 16;
 /// The longest escape, and more.
 const ESCAPE: usize = 8;
 
-/// Room for a line, beside that for its text.
-const ROOM: usize = FRONT + KEY + ENDING;
+/// Room for a line, beside that for its payload.
+const ROOM: usize = front::ROOM + ENDING;
 
 /// What stands behind the text of a line, and how long it is.
 const END: ([u8; ENDING], usize) = (*b"\\n\"}\n\0\0\0", 5);
@@ -35,26 +31,11 @@ const END: ([u8; ENDING], usize) = (*b"\\n\"}\n\0\0\0", 5);
 /// … where `\r` is before its `\n`.
 const END_CRLF: ([u8; ENDING], usize) = (*b"\\r\\n\"}\n\0", 7);
 
+/// … behind base64.
+const END_BASE64: &[u8] = b"\"}\n";
+
 /// Bytes that are too few to look at them first.
 const FEW: usize = 200;
-
-/// Numbers that have all digits but the last four in common.
-const RANGE: u64 = 10_000;
-
-/// The first number that has so many.
-const LEAST: u64 = 1_000;
-
-/// What stands between the length and the payload, for each number of digits behind so many bytes, and how long
-/// it is without them.
-type Key = ([u128; 5], usize);
-
-const TEXT: Key = key(*b",\"text\":\"\0\0\0\0\0\0\0", 9);
-const BASE64: Key = key(*b",\"base64\":\"\0\0\0\0\0", 11);
-
-const fn key(key: [u8; KEY], len: usize) -> Key {
-    let key = u128::from_le_bytes(key);
-    ([key, key << 8, key << 16, key << 24, key << 32], len)
-}
 
 /// Writes lines of one connection and direction that were seen at the same time.
 #[derive(Debug)]
@@ -63,34 +44,6 @@ pub(super) struct Lines {
     keeps_unicode: bool,
     front: Front,
     look: Look,
-}
-
-/// All before the number of the length.
-#[derive(Debug)]
-struct Front {
-    state: State,
-    text: [u8; FRONT],
-    len: usize,
-    seq: Digits,
-    offset: Digits,
-    /// Where it is put together.
-    scratch: Vec<u8>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Unknown,
-    Known,
-    TooLong,
-}
-
-/// The last four digits of a number.
-#[derive(Clone, Copy, Debug, Default)]
-struct Digits {
-    /// The number with zeros for them.
-    first: u64,
-    /// Where they stand.
-    at: usize,
 }
 
 /// What is to be written.
@@ -103,9 +56,8 @@ struct Source<'a> {
     max: usize,
     /// What is not ASCII stays as it is.
     keeps_unicode: bool,
-    /// The numbers of the first.
-    seq: u64,
-    offset: u64,
+    /// Those of the first line.
+    numbers: Numbers,
 }
 
 /// How a line is written.
@@ -159,7 +111,7 @@ impl Lines {
 
     /// The time or the flow is another one.
     pub(super) fn forget_front(&mut self) {
-        self.front.state = State::Unknown;
+        self.front.forget();
     }
 
     /// The text is another one.
@@ -186,23 +138,22 @@ impl Lines {
         let (mut least, mut has_escapes) = (ROOM, false);
         loop {
             let text = chunk.pieces.rest();
+            let (seq, offset) = (chunk.next_seq, chunk.next_offset);
+            let Some(numbers) = self.front.fit(time, flow, seq, offset) else {
+                return last;
+            };
             let source = Source {
                 text,
                 skipped: self.look.skipped(text),
                 max,
                 keeps_unicode: self.keeps_unicode,
-                seq: chunk.next_seq,
-                offset: chunk.next_offset,
+                numbers,
             };
-            if !self.front.fits(source.seq, source.offset) && !self.front.renew(time, flow, &source)
-            {
-                return last;
-            }
             let most = enough.saturating_sub(out.len());
             let progress = if has_escapes || !self.look.is_ascii() {
-                self.front.write_escaped(&source, &self.look, most, out)
+                source.write_escaped(&self.front, &self.look, most, out)
             } else {
-                self.front.write(&source, &self.look, most, out.room(least))
+                source.write(&self.front, &self.look, most, out.room(least))
             };
             has_escapes = false;
             if progress.lines > 0 {
@@ -228,61 +179,19 @@ impl Lines {
     }
 }
 
-impl Default for Front {
-    fn default() -> Self {
-        Self {
-            state: State::Unknown,
-            text: [0; FRONT],
-            len: 0,
-            seq: Digits::default(),
-            offset: Digits::default(),
-            scratch: Vec::new(),
-        }
-    }
-}
-
-impl Front {
-    /// Makes it that of these lines, if it can be: their numbers may have fewer digits, or what stands beside them
-    /// be long.
-    fn renew(&mut self, time: &[u8], flow: &[u8], source: &Source<'_>) -> bool {
-        if self.state == State::TooLong || source.seq.min(source.offset) < LEAST {
-            return false;
-        }
-        let text = &mut self.scratch;
-        text.clear();
-        text.extend_from_slice(time);
-        self.seq = Digits::push(source.seq, text);
-        text.extend_from_slice(flow);
-        self.offset = Digits::push(source.offset, text);
-        text.extend_from_slice(b",\"len\":");
-        self.len = text.len();
-        self.state = match self.text.get_mut(..text.len()) {
-            Some(place) => {
-                place.copy_from_slice(text);
-                State::Known
-            }
-            None => State::TooLong,
-        };
-        self.state == State::Known
-    }
-
-    /// Whether only last digits are others.
-    fn fits(&self, seq: u64, offset: u64) -> bool {
-        let fits = |digits: Digits, number: u64| {
-            number >= LEAST && number.wrapping_sub(digits.first) < RANGE
-        };
-        self.state == State::Known && fits(self.seq, seq) && fits(self.offset, offset)
-    }
-
+impl Source<'_> {
     /// Writes lines until they have more than `most` bytes.
-    fn write(&self, source: &Source<'_>, look: &Look, most: usize, room: &mut [u8]) -> Progress {
-        let &Source {
-            text, skipped, max, ..
-        } = source;
-        let mut numbers = self.last_digits(source.seq, source.offset);
+    fn write(&self, front: &Front, look: &Look, most: usize, room: &mut [u8]) -> Progress {
+        let &Self {
+            text,
+            skipped,
+            max,
+            mut numbers,
+            ..
+        } = self;
         let (mut lines, mut read, mut written, mut last) = (0, 0, 0, 0);
         let stop = loop {
-            if numbers as u32 >= RANGE as u32 || numbers >> 32 >= RANGE {
+            if !numbers.are_near() {
                 break Stop::Numbers;
             }
             let Some(plain) = look.run(skipped + read) else {
@@ -304,14 +213,14 @@ impl Front {
             let Some(line) = room.get_mut(written..).filter(|line| line.len() >= least) else {
                 break Stop::Room(least);
             };
-            let start = self.begin(numbers, len, TEXT, line);
+            let start = front.write(numbers, len, TEXT, line);
             line[start..][..plain].copy_from_slice(body);
             line[start + plain..][..ENDING].copy_from_slice(&ending);
             last = written;
             written += start + plain + ending_len;
             lines += 1;
             read += len;
-            numbers += 1 | (len as u64) << 32;
+            numbers = numbers.next(len);
             if written > most {
                 break Stop::Enough;
             }
@@ -327,86 +236,48 @@ impl Front {
 
     /// Writes one line that wants more escapes than at its end, or is not ASCII.
     #[inline(never)]
-    fn write_escaped(
-        &self,
-        source: &Source<'_>,
-        look: &Look,
-        most: usize,
-        out: &mut Buffer,
-    ) -> Progress {
-        let found = source.find_end(look);
-        let mut progress = Progress {
-            lines: 0,
-            read: 0,
-            written: 0,
-            last: 0,
-            stop: Stop::Numbers,
-        };
-        let (end, form) = match found {
+    fn write_escaped(&self, front: &Front, look: &Look, most: usize, out: &mut Buffer) -> Progress {
+        let (end, form) = match self.find_end(look) {
             Ok(found) => found,
-            Err(stop) => return Progress { stop, ..progress },
+            Err(stop) => {
+                return Progress {
+                    lines: 0,
+                    read: 0,
+                    written: 0,
+                    last: 0,
+                    stop,
+                };
+            }
         };
-        let numbers = self.last_digits(source.seq, source.offset);
         let len = end + 1;
-        progress.lines = 1;
-        progress.read = len;
-        progress.written = match form {
+        let written = match form {
             Form::Text { escapes } => {
-                let room = ROOM + end + escapes * ESCAPE + BLOCK;
-                let line = out.room(room);
-                let start = self.begin(numbers, len, TEXT, line);
-                let places = look.escapes_behind(source.skipped).take(escapes);
-                start + push_text(&source.text[..end], places, source.text, &mut line[start..])
+                let line = out.room(ROOM + end + escapes * ESCAPE + BLOCK);
+                let start = front.write(self.numbers, len, TEXT, line);
+                let places = look.escapes_behind(self.skipped).take(escapes);
+                start + put_text(self.text, end, places, &mut line[start..])
             }
             Form::Base64 => {
-                let base64 = base64_simd::STANDARD;
-                let line = out.room(ROOM + base64.encoded_length(len));
-                let start = self.begin(numbers, len, BASE64, line);
-                let text = base64.encode(
-                    &source.text[..len],
-                    base64_simd::Out::from_slice(&mut line[start..]),
-                );
-                let end = start + text.len();
-                line[end..][..3].copy_from_slice(b"\"}\n");
-                end + 3
+                let line = out.room(ROOM + STANDARD.encoded_length(len));
+                let start = front.write(self.numbers, len, BASE64, line);
+                let place = Out::from_slice(&mut line[start..]);
+                let end = start + STANDARD.encode(&self.text[..len], place).len();
+                line[end..][..END_BASE64.len()].copy_from_slice(END_BASE64);
+                end + END_BASE64.len()
             }
         };
-        if progress.written > most {
-            progress.stop = Stop::Enough;
+        Progress {
+            lines: 1,
+            read: len,
+            written,
+            last: 0,
+            stop: match written > most {
+                true => Stop::Enough,
+                false => Stop::Numbers,
+            },
         }
-        progress
     }
 
-    /// What the first digits leave of both, in one.
-    fn last_digits(&self, seq: u64, offset: u64) -> u64 {
-        (seq - self.seq.first) | (offset - self.offset.first) << 32
-    }
-
-    /// Writes the last digits of both where they stand.
-    #[inline(always)]
-    fn put(&self, last_digits: u64, line: &mut [u8]) {
-        let [seq, offset] = digits_4_and_4(last_digits);
-        line[self.seq.at..][..seq.len()].copy_from_slice(&seq);
-        line[self.offset.at..][..offset.len()].copy_from_slice(&offset);
-    }
-
-    /// Writes all before the text of a line, and tells how much that is.
-    #[inline(always)]
-    fn begin(&self, last_digits: u64, len: usize, (keys, key_len): Key, line: &mut [u8]) -> usize {
-        // A longer copy would be a call.
-        let (first, second) = self.text.split_at(FRONT / 2);
-        line[..FRONT / 2].copy_from_slice(first);
-        line[FRONT / 2..FRONT].copy_from_slice(second);
-        self.put(last_digits, line);
-        let digits = 1 + usize::from(len > 9) + usize::from(len > 99) + usize::from(len > 999);
-        let number = u32::from_le_bytes(digits_4(len as u32)) >> (32 - 8 * digits);
-        let key = keys[digits] | u128::from(number);
-        line[self.len..][..KEY].copy_from_slice(&key.to_le_bytes());
-        self.len + digits + key_len
-    }
-}
-
-impl Source<'_> {
     /// Where the first line ends, and how it is to be written.
     fn find_end(&self, look: &Look) -> Result<(usize, Form), Stop> {
         let longest = &self.text[..self.text.len().min(self.max)];
@@ -444,25 +315,20 @@ fn is_utf8(bytes: &[u8]) -> bool {
     simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
-/// Writes text with escapes at these places, and the end of its line.
+/// Writes the text before `end`, with escapes at these places, and what stands behind it.
 #[inline(always)]
-fn push_text(
-    text: &[u8],
-    places: impl Iterator<Item = usize>,
-    source: &[u8],
-    to: &mut [u8],
-) -> usize {
+fn put_text(text: &[u8], end: usize, places: impl Iterator<Item = usize>, to: &mut [u8]) -> usize {
     let (mut written, mut copied) = (0, 0);
     for place in places {
-        copy_blocks(&source[copied..], place - copied, &mut to[written..]);
+        copy_blocks(&text[copied..], place - copied, &mut to[written..]);
         written += place - copied;
-        let (escape, escape_len) = escape_of(source[place]);
+        let (escape, escape_len) = escape_of(text[place]);
         to[written..][..ESCAPE].copy_from_slice(&escape);
         written += escape_len;
         copied = place + 1;
     }
-    copy_blocks(&source[copied..], text.len() - copied, &mut to[written..]);
-    written += text.len() - copied;
+    copy_blocks(&text[copied..], end - copied, &mut to[written..]);
+    written += end - copied;
     let (ending, ending_len) = END;
     to[written..][..ENDING].copy_from_slice(&ending);
     written + ending_len
@@ -481,16 +347,5 @@ fn copy_blocks(bytes: &[u8], len: usize, to: &mut [u8]) {
             _ => return to[at..len].copy_from_slice(&bytes[at..len]),
         }
         at += BLOCK;
-    }
-}
-
-impl Digits {
-    /// Appends `number`, which has so many.
-    fn push(number: u64, text: &mut Vec<u8>) -> Self {
-        push_number(text, number);
-        Self {
-            first: number - number % RANGE,
-            at: text.len() - 4,
-        }
     }
 }

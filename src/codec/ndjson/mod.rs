@@ -7,6 +7,7 @@
 mod canonical;
 mod decode;
 mod encode;
+mod front;
 mod lines;
 mod object;
 mod scan;
