@@ -41,6 +41,7 @@ impl Buffer {
 
     /// The first `len` bytes of [`Buffer::room`] are written.
     pub fn advance(&mut self, len: usize) {
+        debug_assert!(len <= self.room);
         self.room -= len;
     }
 

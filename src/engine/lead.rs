@@ -33,7 +33,7 @@ impl Length {
         pool.batch_charge().saturating_mul(self.batches(ready))
     }
 
-    /// It is waited until only so many are, half of them: a wait for each batch would cost more.
+    /// It is waited until only so many are, half of them, rounded up: a wait for each batch would cost more.
     pub fn few(self, ready: usize, pool: &BatchPool) -> usize {
         pool.batch_charge()
             .saturating_mul(self.batches(ready).div_ceil(2))

@@ -10,8 +10,13 @@ use wide::{CmpEq, i8x16};
 /// The longest record of [`Framing::Chunk`], in bytes.
 pub const CHUNK_MAX: usize = 64 * 1024;
 
-/// Bytes that are counted at once: half of what the first cache of a processor holds, or less.
-const PART: usize = 16 * 1024;
+/// Bytes that are counted at once: half of what the first cache of a processor holds, or less, and as many as the
+/// lanes of [`count_ends`] can.
+const PART: usize = u8::MAX as usize * VECTORS * LANES;
+
+/// Bytes of a vector, and how many are counted in at once, so that none waits for the one before.
+const LANES: usize = 16;
+const VECTORS: usize = 4;
 
 /// How a connection's bytes become `data` records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,26 +52,31 @@ impl Framing {
         }
     }
 
-    /// How many records [`Framing::split`] gives. `look` is shown the bytes, too, in parts: each is in the
-    /// processor's first cache for whoever comes second.
+    /// How many records [`Framing::split`] gives. `look` is shown the bytes, too, with line framing in parts: each is
+    /// in the processor's first cache for whoever comes second.
     pub fn count(self, bytes: &[u8], mut look: impl FnMut(&[u8])) -> usize {
         let Self::Line { max } = self else {
             look(bytes);
             return bytes.len().div_ceil(CHUNK_MAX);
         };
+        let is_short = bytes.len() <= max;
+        let half_len = if is_short { PART } else { (max / 2).max(1) };
         let mut ends = 0;
-        // Where half of the longest line has an end, and the next half, too, none is longer.
+        // Where each half of the longest line has an end, none is longer.
         let mut are_close = true;
         for part in bytes.chunks(PART) {
             look(part);
-            for half in part.chunks((max / 2).max(1)) {
+            for half in part.chunks(half_len) {
+                if !are_close && !is_short {
+                    break;
+                }
                 let ended = count_ends(half);
                 are_close &= ended > 0;
                 ends += ended;
             }
         }
         // Where no line can be too long only their ends count.
-        match are_close || bytes.len() <= max {
+        match are_close || is_short {
             true => ends + usize::from(bytes.last().is_some_and(|&last| last != b'\n')),
             false => self.split(bytes).count(),
         }
@@ -81,28 +91,27 @@ impl Framing {
     }
 }
 
-/// How many `\n` are in `bytes`. Each lane counts its own, up to what it can hold; four vectors at once, so that
-/// none waits for the one before.
+/// How many `\n` are in `bytes`, at most [`PART`]. Each lane counts its own; where they are few, adding up what the
+/// lanes have would be most of it.
 fn count_ends(bytes: &[u8]) -> usize {
-    const LANES: usize = 16;
-    const VECTORS: usize = 4;
+    const FEW: usize = 512;
+    if bytes.len() < FEW {
+        return memchr::memchr_iter(b'\n', bytes).count();
+    }
+    debug_assert!(bytes.len() <= PART);
     let end = i8x16::splat(b'\n' as i8);
-    let count = |stretch: &[u8]| {
-        let mut counts = [i8x16::ZERO; VECTORS];
-        let blocks = stretch.chunks_exact(VECTORS * LANES);
-        let tail = blocks.remainder().iter().filter(|&&byte| byte == b'\n');
-        for block in blocks {
-            for (count, bytes) in counts.iter_mut().zip(block.chunks_exact(LANES)) {
-                let bytes: &[u8; LANES] = bytes.try_into().expect("they are as many");
-                // What is equal is -1.
-                *count -= i8x16::new(bytes.map(|byte| byte as i8)).cmp_eq(end);
-            }
+    let mut counts = [i8x16::ZERO; VECTORS];
+    let blocks = bytes.chunks_exact(VECTORS * LANES);
+    let tail = blocks.remainder().iter().filter(|&&byte| byte == b'\n');
+    for block in blocks {
+        for (count, bytes) in counts.iter_mut().zip(block.chunks_exact(LANES)) {
+            let bytes: &[u8; LANES] = bytes.try_into().expect("they are as many");
+            // What is equal is -1.
+            *count -= i8x16::new(bytes.map(|byte| byte as i8)).cmp_eq(end);
         }
-        let counts = counts.iter().flat_map(|count| count.to_array());
-        counts.map(|count| usize::from(count as u8)).sum::<usize>() + tail.count()
-    };
-    let most = usize::from(u8::MAX) * VECTORS * LANES;
-    bytes.chunks(most).map(count).sum()
+    }
+    let counts = counts.iter().flat_map(|count| count.to_array());
+    counts.map(|count| usize::from(count as u8)).sum::<usize>() + tail.count()
 }
 
 /// The records of a run of bytes; see [`Framing::split`].

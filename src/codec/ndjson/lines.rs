@@ -88,6 +88,8 @@ enum Stop {
     Enough,
     /// So much room is needed.
     Room(usize),
+    /// It is only for one.
+    Line,
     /// More digits change than the front knows.
     Numbers,
     /// Where the next line ends has not been looked for, or not that far.
@@ -164,7 +166,7 @@ impl Lines {
             match progress.stop {
                 Stop::Enough | Stop::Other => return last,
                 Stop::Room(more) => least = more,
-                Stop::Numbers => {}
+                Stop::Numbers | Stop::Line => {}
                 Stop::Escapes => has_escapes = true,
                 Stop::NotAscii => self.look.look(chunk.pieces.rest(), false),
                 Stop::Unseen => {
@@ -195,7 +197,7 @@ impl Source<'_> {
                 break Stop::Numbers;
             }
             let Some(plain) = look.run(skipped + read) else {
-                break Stop::Unseen;
+                break self.unseen(look, read);
             };
             let rest = &text[read..];
             let Some((body, behind)) = rest.split_at_checked(plain) else {
@@ -273,8 +275,17 @@ impl Source<'_> {
             last: 0,
             stop: match written > most {
                 true => Stop::Enough,
-                false => Stop::Numbers,
+                false => Stop::Line,
             },
+        }
+    }
+
+    /// What it means that no end is known behind so many bytes: a line that is longer than it may be would be
+    /// looked for anew with each of its pieces.
+    fn unseen(&self, look: &Look, read: usize) -> Stop {
+        match look.known(self.skipped + read) >= self.max {
+            true => Stop::Other,
+            false => Stop::Unseen,
         }
     }
 
@@ -285,7 +296,7 @@ impl Source<'_> {
         if look.is_ascii() {
             let mut escapes = 0;
             loop {
-                let at = places.next().ok_or(Stop::Unseen)?;
+                let at = places.next().ok_or_else(|| self.unseen(look, 0))?;
                 match longest.get(at).ok_or(Stop::Other)? {
                     b'\n' => return Ok((at, Form::Text { escapes })),
                     0x80.. => return Err(Stop::NotAscii),

@@ -134,6 +134,7 @@ impl Look {
 
     /// How many bytes stand between the beginning of the stretch and `rest`, which is what is left of the text.
     pub(super) fn skipped(&self, rest: &[u8]) -> usize {
+        debug_assert!(rest.len() <= self.text_len, "it is of another text");
         self.text_len - rest.len()
     }
 

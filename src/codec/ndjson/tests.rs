@@ -235,9 +235,10 @@ proptest! {
     fn chunks_are_written_as_their_records_are(
         chunks in proptest::collection::vec(chunk(), 1..6),
         enough in prop_oneof![Just(usize::MAX), 0..3_000_usize],
+        audience in prop_oneof![Just(Audience::Program), Just(Audience::Terminal)],
     ) {
         for format in [Format::Json, Format::Text, Format::Hex, Format::Raw(Direction::In)] {
-            let new = || crate::codec::Encoder::new(format, Audience::Program);
+            let new = || crate::codec::Encoder::new(format, audience);
             // One that keeps what they share, and one for each record.
             let mut encoder = new();
             let (mut seen, mut expected) = (Buffer::default(), Vec::new());
