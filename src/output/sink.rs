@@ -365,3 +365,188 @@ fn write_some(file: &mut dyn DiskFile, bytes: &[u8]) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::codec::{Audience, Encoder, Format};
+    use crate::output::queue::Gap;
+    use crate::record::time::WallTime;
+    use crate::record::{Conn, ConnId, Direction, Framing, RunId, Start, Timestamp};
+
+    /// It has room for so many bytes.
+    #[derive(Debug)]
+    struct SmallFile {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        room: usize,
+    }
+
+    impl DiskFile for SmallFile {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut all = self.bytes.lock().expect("whole");
+            let len = bytes.len().min(self.room - all.len());
+            all.extend_from_slice(&bytes[..len]);
+            match len {
+                0 => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(len),
+            }
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.bytes.lock().expect("whole").len() as u64)
+        }
+
+        fn cut(&mut self, len: u64) -> io::Result<()> {
+            self.bytes.lock().expect("whole").truncate(len as usize);
+            Ok(())
+        }
+
+        fn wait_writable(&self) {}
+
+        fn sync(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync_name(&self, _: &Path) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn unlock(&self) {}
+
+        fn is_at(&self, _: &Path) -> bool {
+            true
+        }
+
+        fn is_deleted(&self) -> bool {
+            false
+        }
+
+        fn ends_torn(&self) -> bool {
+            false
+        }
+
+        fn began(&self) -> Option<WallTime> {
+            None
+        }
+    }
+
+    fn sink(room: usize) -> (Sink, Arc<Mutex<Vec<u8>>>) {
+        let bytes = Arc::default();
+        let file = SmallFile {
+            bytes: Arc::clone(&bytes),
+            room,
+        };
+        (Sink::new(Box::new(file), None), bytes)
+    }
+
+    fn scribe(format: Format) -> Scribe {
+        let start = Start {
+            run: RunId(1),
+            mode: "listen".to_owned(),
+            listen: Vec::new(),
+            connect: Vec::new(),
+            tool: "test".to_owned(),
+            segment: 1,
+            conn: None,
+            part: false,
+        };
+        Scribe::new(Encoder::new(format, Audience::Program), Arc::new(start), 1)
+    }
+
+    /// Encodes a few chunks and gaps; tells where each record begins, and where the last ends.
+    fn fill(sink: &mut Sink, format: Format, random: &mut fastrand::Rng) -> Vec<Mark> {
+        let time = Timestamp::default();
+        let mut scribe = scribe(format);
+        let mut begins = Vec::new();
+        let (mut next_seq, mut next_offset) = (random.u64(0..3_000), random.u64(0..3_000));
+        for _ in 0..random.usize(1..8) {
+            let mut at = sink.buffered();
+            if random.u8(0..4) == 0 {
+                let gap = Gap {
+                    time,
+                    first_seq: next_seq,
+                    records: random.u64(1..9),
+                    bytes: 7,
+                };
+                sink.mark(next_seq);
+                begins.push(Mark { at, next_seq });
+                scribe.gap(&gap, sink.buffer().vec());
+                next_seq += gap.records;
+                sink.mark(next_seq);
+                continue;
+            }
+            let byte = |random: &mut fastrand::Rng| match random.u8(0..20) {
+                0 => b'\n',
+                1 => random.u8(..),
+                _ => b'a',
+            };
+            let bytes: Vec<u8> = (0..random.usize(1..900)).map(|_| byte(random)).collect();
+            let mut chunk = Chunk {
+                time,
+                conn: Conn {
+                    id: ConnId(1),
+                    peer: "192.0.2.9:50122".into(),
+                },
+                direction: Direction::In,
+                next_seq,
+                next_offset,
+                pieces: Framing::Line { max: 100 }.split(&bytes),
+            };
+            for record in chunk.clone() {
+                begins.push(Mark {
+                    at,
+                    next_seq: record.seq,
+                });
+                let mut alone = Vec::new();
+                Encoder::new(format, Audience::Program).encode(&record, &mut alone);
+                at += alone.len();
+            }
+            while !chunk.is_empty() {
+                let enough = sink.buffered() + random.usize(0..2_000);
+                let last = sink.encode_chunk(&mut chunk, &mut scribe, enough);
+                assert!(begins.contains(&last));
+            }
+            (next_seq, next_offset) = (chunk.next_seq, chunk.next_offset);
+        }
+        begins.push(Mark {
+            at: sink.buffered(),
+            next_seq,
+        });
+        begins
+    }
+
+    #[test]
+    fn what_a_file_does_not_take_begins_with_a_whole_record() {
+        for seed in 0..3_000 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let format = [Format::Json, Format::Text, Format::Hex][random.usize(0..3)];
+            let room = random.usize(1..8_000);
+            let (mut sink, file) = sink(room);
+            let begins = fill(&mut sink, format, &mut random);
+            let all = sink.buffer().to_vec();
+            if sink.drain(|_| ()).is_ok() {
+                assert_eq!(*file.lock().expect("whole"), all);
+                continue;
+            }
+            let carry = sink.carry();
+            let taken = file.lock().expect("whole").len();
+            let rest: Vec<Mark> = begins
+                .iter()
+                .filter(|mark| mark.at >= taken)
+                .map(|mark| Mark {
+                    at: mark.at - taken,
+                    ..*mark
+                })
+                .collect();
+            let last = begins.iter().rfind(|mark| mark.at <= room);
+            assert_eq!(Some(taken), last.map(|mark| mark.at), "{seed}");
+            assert!(carry.is_clean);
+            assert_eq!(carry.marks, rest, "{seed}");
+            assert_eq!(carry.first_seq, rest[0].next_seq);
+            assert_eq!(carry.bytes, all[taken..]);
+        }
+    }
+}
