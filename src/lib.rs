@@ -90,8 +90,9 @@
 //!   and rings afterwards, the loop arms the bell first and looks afterwards. Where no output can bring
 //!   what it waits for, the bell stays unarmed, and the writing of a lone chunk wakes nobody.
 //! * **A record is in one file, whole, once.** A sink knows where records end in what it has not
-//!   written, so that what a file did not take, for whatever reason, goes to the next one; a part
-//!   of a record is cut off (`output/live.rs`; the simulation beside it lets every call fail).
+//!   written, by its marks or, between two, by the ends of lines, so that what a file did not take, for
+//!   whatever reason, goes to the next one; a part of a record is cut off (`output/live.rs`; the simulation
+//!   beside it lets every call fail).
 //! * **Numbers follow from places.** A batch knows the number of its first record and how many it
 //!   holds; framing is a rule on bytes ([`record::framing`]) that the capture core counts by and
 //!   the encoders split by. So records that are made at once need no place of their own, and are encoded
