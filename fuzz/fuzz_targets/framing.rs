@@ -70,7 +70,9 @@ fn check_framing(longest: usize, bytes: &[u8], expected: &[Piece<'_>]) {
         assert_eq!(framing.is_partial(piece.bytes), piece.partial);
     }
     assert_eq!(pieces.next(), None);
-    assert_eq!(framing.count(bytes), expected.len());
+    let mut seen = Vec::new();
+    let count = framing.count(bytes, |part| seen.extend_from_slice(part));
+    assert_eq!((count, &*seen), (expected.len(), bytes));
 
     // Only the last may want its end, where it is neither a line nor as long as one may be.
     let open = (expected.last()).filter(|piece| piece.partial && piece.bytes.len() < longest);
