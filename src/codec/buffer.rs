@@ -3,7 +3,7 @@
 
 use std::ops::Deref;
 
-/// Room that is made at once, at most, where less is needed.
+/// Room that is made at once, unless more is needed.
 const MOST: usize = 4096;
 
 /// Bytes, and room behind them.

@@ -126,14 +126,18 @@ impl Sink {
     ) -> Mark {
         self.mark(chunk.next_seq);
         // Between any two records a mark can be missing only where a line tells.
-        let enough = if scribe.writes_lines() { enough } else { 0 };
-        let last = Mark {
-            at: scribe.chunk(chunk, &mut self.buffer, enough),
-            next_seq: chunk.next_seq - 1,
-        };
-        self.push_mark(last);
-        self.mark(chunk.next_seq);
-        last
+        let at_once = if scribe.writes_lines() { enough } else { 0 };
+        loop {
+            let last = Mark {
+                at: scribe.chunk(chunk, &mut self.buffer, at_once),
+                next_seq: chunk.next_seq - 1,
+            };
+            self.push_mark(last);
+            if chunk.is_empty() || self.buffer.len() > enough {
+                self.mark(chunk.next_seq);
+                return last;
+            }
+        }
     }
 
     /// Encoded bytes that are not written, or not known to be.
