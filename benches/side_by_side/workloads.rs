@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
@@ -57,17 +58,35 @@ pub fn folder() -> io::Result<TempDir> {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())
 }
 
-/// Leaves as much memory behind as `bytes` of output take, twice, as it is after a page has been used and
-/// given back: where a virtual machine's host has to find it first, it costs several times as much, and
-/// whoever meets that first would be told to be slow.
-fn warm(folder: &Path, bytes: u64) -> io::Result<()> {
-    let path = folder.join("warm");
-    let mut file = File::create(&path)?;
-    let piece = vec![1; 1 << 20];
-    for _ in 0..2 * bytes / piece.len() as u64 {
-        file.write_all(&piece)?;
+/// Memory for what the contenders write: it was used before, and the host of a virtual machine cannot take it
+/// back between two of them. Where it has to find it anew, a page costs several times as much, and whoever meets
+/// that would be told to be slow.
+///
+/// A host takes back what is free in pieces of 2 MiB (free page reporting). So a file is written as long as what is
+/// needed, and all of it given back but one page in each so many: what lies between is free, and never whole.
+#[derive(Debug)]
+struct Memory {
+    _held: File,
+}
+
+impl Memory {
+    fn hold(folder: &Path, bytes: u64) -> io::Result<Self> {
+        const PIECE: u64 = 2 << 20;
+        const PAGE: u64 = 4 << 10;
+        let path = folder.join("memory");
+        let mut file = File::create(&path)?;
+        fs::remove_file(&path)?;
+        let piece = vec![1; PIECE as usize];
+        let pieces = bytes.div_ceil(PIECE);
+        for _ in 0..pieces {
+            file.write_all(&piece)?;
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        for nth in 0..pieces {
+            fallocate(&file, flags, nth * PIECE + PAGE, PIECE - PAGE)?;
+        }
+        Ok(Self { _held: file })
     }
-    fs::remove_file(&path)
 }
 
 /// Runs every contender once a round, in turn, and gives what each took in each round that counts.
@@ -105,8 +124,8 @@ fn measure(
     expected: impl Fn(&Contender) -> Option<u64>,
 ) -> io::Result<Vec<Vec<Taken>>> {
     let folder = folder()?;
+    let _memory = Memory::hold(folder.path(), 2 * load.bytes())?;
     interleaved(args, contenders.len(), |nth| {
-        warm(folder.path(), load.bytes())?;
         let server = contenders[nth].start(folder.path(), false)?;
         let begun = Instant::now();
         load.run(server.address)?;
@@ -240,8 +259,8 @@ fn lines(args: &Args) -> io::Result<Table> {
     let limit = "a loop that reads, and writes as much as wiretape";
     contenders.push(bare(limit, Some(LINE_RECORD)));
     let folder = folder()?;
+    let _memory = Memory::hold(folder.path(), 2 * load.bytes() * LINE_RECORD / 100)?;
     let taken = interleaved(args, contenders.len(), |nth| {
-        warm(folder.path(), load.bytes() * LINE_RECORD / 100)?;
         let server = contenders[nth].start(folder.path(), false)?;
         let begun = Instant::now();
         load.run(server.address)?;
