@@ -172,6 +172,23 @@ fn bulk(args: &Args, connections: usize, pattern: &Arc<[u8]>, what: &str) -> io:
                 Habit::Stays
             },
         ),
+        // Which of the two is better depends on the machine.
+        single
+            .then(|| {
+                other(
+                    "socat -u -b 2097152",
+                    &[
+                        "socat",
+                        "-u",
+                        "-b",
+                        "2097152",
+                        "TCP-LISTEN:PORT,bind=127.0.0.1",
+                        "OPEN:OUTPUT,creat,trunc",
+                    ],
+                    Habit::EndsItself,
+                )
+            })
+            .flatten(),
         // It serves one connection after the other.
         single
             .then(|| {
