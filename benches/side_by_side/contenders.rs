@@ -27,7 +27,7 @@ enum Kind {
     /// The arguments of `listen`, but for the address.
     Wiretape(PathBuf, &'static [&'static str]),
     /// Another program: it and its arguments, where PORT and OUTPUT stand for the two.
-    Other(&'static [&'static str], Habit),
+    Other(Vec<String>, Habit),
     /// The loop of this program, and how many bytes it writes for 100 that it reads, if it does.
     Bare(Option<u64>),
 }
@@ -62,10 +62,10 @@ pub fn wiretapes(args: &Args, what: &str, options: &'static [&'static str]) -> V
 }
 
 /// Another program, if it is installed.
-pub fn other(name: &str, command: &'static [&'static str], habit: Habit) -> Option<Contender> {
+pub fn other(name: &str, command: &[&str], habit: Habit) -> Option<Contender> {
     is_installed(command[0]).then(|| Contender {
         name: name.to_owned(),
-        kind: Kind::Other(command, habit),
+        kind: Kind::Other(command.iter().map(|&word| word.to_owned()).collect(), habit),
     })
 }
 
@@ -138,7 +138,7 @@ impl Contender {
                     word.replace("OUTPUT", &to)
                         .replace("FOLDER", &folder.display().to_string())
                 };
-                let mut command = Command::new(line[0]);
+                let mut command = Command::new(&line[0]);
                 command.args(line[1..].iter().map(|word| fill(word)));
                 command.stderr(Stdio::null());
                 if *habit == Habit::StaysConfigured {

@@ -63,7 +63,7 @@ pub fn folder() -> io::Result<TempDir> {
 /// that would be told to be slow.
 ///
 /// A host takes back what is free in pieces of 2 MiB (free page reporting). So a file is written as long as what is
-/// needed, and all of it given back but one page in each so many: what lies between is free, and never whole.
+/// needed, and all of it given back but one page in each piece: what lies between is free, and never whole.
 #[derive(Debug)]
 struct Memory {
     _held: File,
@@ -145,50 +145,24 @@ fn bulk(args: &Args, connections: usize, pattern: &Arc<[u8]>, what: &str) -> io:
         pattern: Arc::clone(pattern),
     };
     let single = connections == 1;
-    let others = [
+    let socat = |buffer: &str| {
+        let (address, file, habit) = match single {
+            true => ("", "trunc", Habit::EndsItself),
+            false => (",fork,backlog=128", "append", Habit::Stays),
+        };
+        let name = format!("socat -u -b {buffer}");
+        let address = format!("TCP-LISTEN:PORT,bind=127.0.0.1{address}");
+        let file = format!("OPEN:OUTPUT,creat,{file}");
         other(
-            "socat -u -b 1048576",
-            match single {
-                true => &[
-                    "socat",
-                    "-u",
-                    "-b",
-                    "1048576",
-                    "TCP-LISTEN:PORT,bind=127.0.0.1",
-                    "OPEN:OUTPUT,creat,trunc",
-                ],
-                false => &[
-                    "socat",
-                    "-u",
-                    "-b",
-                    "1048576",
-                    "TCP-LISTEN:PORT,bind=127.0.0.1,fork,backlog=128",
-                    "OPEN:OUTPUT,creat,append",
-                ],
-            },
-            if single {
-                Habit::EndsItself
-            } else {
-                Habit::Stays
-            },
-        ),
-        // Which of the two is better depends on the machine.
-        single
-            .then(|| {
-                other(
-                    "socat -u -b 2097152",
-                    &[
-                        "socat",
-                        "-u",
-                        "-b",
-                        "2097152",
-                        "TCP-LISTEN:PORT,bind=127.0.0.1",
-                        "OPEN:OUTPUT,creat,trunc",
-                    ],
-                    Habit::EndsItself,
-                )
-            })
-            .flatten(),
+            &name,
+            &["socat", "-u", "-b", buffer, &address, &file],
+            habit,
+        )
+    };
+    let others = [
+        socat("1048576"),
+        // Which of the two is the better one depends on the machine.
+        single.then(|| socat("2097152")).flatten(),
         // It serves one connection after the other.
         single
             .then(|| {
