@@ -106,10 +106,7 @@ fn check_kill(call: &str, nth: usize) {
     let strace = strace(&options).expect("it was possible before");
     let folder = fast_folder();
     let folder = folder.path();
-    let mut command = under(strace, &listen_command_in(folder, &ARGS));
-    // Where cargo sets it, libraries are looked for in many places, and calls to `openat` counted.
-    command.env_remove("LD_LIBRARY_PATH");
-    let tape = Tape::spawn(command);
+    let tape = Tape::spawn(under(strace, &listen_command_in(folder, &ARGS)));
     let mut sent = Vec::new();
     // It may be gone at any time, even before it can be spoken to.
     if let Ok(mut stream) = TcpStream::connect(&tape.addresses[0]) {

@@ -76,6 +76,9 @@ pub fn strace(options: &[&str]) -> Option<Command> {
         return None;
     }
     command.args(options);
+    // Where cargo sets it, libraries are looked for in many places, how many depends on the processor, and
+    // each look is a call that is counted.
+    command.env_remove("LD_LIBRARY_PATH");
     Some(command)
 }
 
