@@ -32,8 +32,9 @@ use admission::{Admission, Refusal};
 use conn::Connection;
 use shutdown::{Phase, Shutdown};
 
-/// One read takes at most this much.
-pub const READ_MAX: usize = 1024 * 1024;
+/// One read takes at most this much, and so do all of a turn together, about. It is what the kernel lets a
+/// sender have on its way by default, so that who floods alone is read with one call and woken once.
+pub const READ_MAX: usize = 4 * 1024 * 1024;
 
 /// One read takes at most this much where others wait for their turn, or for what is read.
 pub const READ_SHARE: usize = CHUNK_MAX;

@@ -50,12 +50,8 @@ const BULK_ARENA: usize = READ_MAX;
 /// … where an output's part of the buffer has so many of them; else they are smaller.
 const BULK_ARENAS: usize = 16;
 
-/// … and so many are on their way at most while outputs keep up. One that sends alone sleeps while the sockets
-/// wait, and is to be woken seldom; of several, some send meanwhile.
-const BULK_LEAD: lead::Length = lead::Length {
-    alone: 5,
-    together: 3,
-};
+/// … and so much, or at least one, is on its way before the next is begun while outputs keep up.
+const BULK_LEAD: usize = READ_MAX;
 
 /// Of the buffer, with line framing, this part is for lines whose end has not come.
 const CARRY_SHARE: usize = 4;
@@ -394,7 +390,7 @@ fn take_bulk(recording: &mut Recording) {
     // Each output has a share of it, where it may miss records.
     let share = recording.buffer / recording.outputs.len().max(1);
     recording.arena = (share / BULK_ARENAS).clamp(ARENA_SIZE, BULK_ARENA);
-    recording.pacing.lead = BULK_LEAD;
+    recording.pacing.lead = lead::Length(BULK_LEAD / recording.arena);
 }
 
 fn framing(args: &OutputArgs) -> Result<Framing, UsageError> {

@@ -8,39 +8,26 @@
 use crate::output::Output;
 use crate::record::batch::BatchPool;
 
-/// Within this time an output that keeps up works off half of what a batch takes at least; that is 130 MB/s
-/// with the largest.
-pub const PATIENCE_US: u64 = 5_000;
+/// Within this time an output that keeps up works off a batch, or half of what one takes at most; that is
+/// 210 MB/s with the largest.
+pub const PATIENCE_US: u64 = 20_000;
 
-/// Batches that may be on their way.
+/// Batches that may be on their way before the next one is begun.
 #[derive(Clone, Copy, Debug)]
-pub struct Length {
-    /// … where one connection sends alone,
-    pub alone: usize,
-    /// … and where several do.
-    pub together: usize,
-}
+pub struct Length(pub usize);
 
 impl Length {
     /// Nobody waits.
-    pub const ENDLESS: Self = Self {
-        alone: usize::MAX,
-        together: usize::MAX,
-    };
+    pub const ENDLESS: Self = Self(usize::MAX);
 
-    /// Bytes that may be on their way while so many connections are read in turn.
-    pub fn most(self, ready: usize, pool: &BatchPool) -> usize {
-        pool.batch_charge().saturating_mul(self.batches(ready))
+    /// Bytes that may be on their way.
+    pub fn most(self, pool: &BatchPool) -> usize {
+        pool.batch_charge().saturating_mul(self.0)
     }
 
     /// It is waited until only so many are, half of them, rounded up: a wait for each batch would cost more.
-    pub fn few(self, ready: usize, pool: &BatchPool) -> usize {
-        pool.batch_charge()
-            .saturating_mul(self.batches(ready).div_ceil(2))
-    }
-
-    fn batches(self, ready: usize) -> usize {
-        if ready > 1 { self.together } else { self.alone }
+    pub fn few(self, pool: &BatchPool) -> usize {
+        pool.batch_charge().saturating_mul(self.0.div_ceil(2))
     }
 }
 
@@ -48,8 +35,6 @@ impl Length {
 #[derive(Debug)]
 pub(super) struct Lead {
     length: Length,
-    /// Connections that are read in turn.
-    ready: usize,
     is_waiting: bool,
     /// Of each output, when it was last seen to keep up.
     seen: Vec<Seen>,
@@ -65,15 +50,9 @@ impl Lead {
     pub(super) fn of(length: Length, outputs: &[Output]) -> Self {
         Self {
             length,
-            ready: 0,
             is_waiting: false,
             seen: vec![Seen::default(); outputs.len()],
         }
-    }
-
-    /// So many connections are to be read in turn.
-    pub(super) fn begin_turn(&mut self, ready: usize) {
-        self.ready = ready;
     }
 
     /// Until when the next batch is to wait, if it is; the bell rings when it need not.
@@ -83,8 +62,8 @@ impl Lead {
         outputs: &[Output],
         now_us: u64,
     ) -> Option<u64> {
-        let most = self.length.most(self.ready, pool);
-        let few = self.length.few(self.ready, pool);
+        let most = self.length.most(pool);
+        let few = self.length.few(pool);
         self.is_waiting = pool.charged() > if self.is_waiting { few } else { most };
         let until_us = match self.is_waiting {
             true => self.given_up_us(pool, outputs, now_us),
@@ -131,10 +110,8 @@ mod tests {
 
     const ARENA: usize = 4096;
 
-    const LENGTH: Length = Length {
-        alone: 5,
-        together: 3,
-    };
+    /// A time at which whoever has not been seen before does not keep up.
+    const LATE_US: u64 = 2 * PATIENCE_US;
 
     /// Two outputs behind a lead.
     struct Bench {
@@ -147,7 +124,7 @@ mod tests {
     }
 
     impl Bench {
-        fn new() -> Self {
+        fn new(length: usize) -> Self {
             let rung = Arc::new(AtomicUsize::new(0));
             let ear = Arc::clone(&rung);
             let doorbell = Arc::new(Doorbell::new(move || {
@@ -163,7 +140,7 @@ mod tests {
             let outputs: Vec<_> = outputs.collect();
             Self {
                 pool,
-                lead: Lead::of(LENGTH, &outputs),
+                lead: Lead::of(Length(length), &outputs),
                 queues,
                 outputs,
                 doorbell,
@@ -206,45 +183,51 @@ mod tests {
 
     #[test]
     fn outputs_that_keep_up_are_waited_for_until_half_of_the_lead_is_back() {
-        for (ready, lead, half) in [(0, 5, 3), (1, 5, 3), (2, 3, 2), (16, 3, 2)] {
-            let mut bench = Bench::new();
-            bench.lead.begin_turn(ready);
+        for (lead, half) in [(1, 1), (3, 2), (4, 2), (5, 3)] {
+            let mut bench = Bench::new(lead);
             bench.send(20);
-            assert_eq!(bench.until_us(10_000), None, "none has worked anything off");
+            assert_eq!(
+                bench.until_us(LATE_US),
+                None,
+                "none has worked anything off"
+            );
             bench.works_off(0, 10);
-            assert_eq!(bench.until_us(10_000), None, "one of the two has not");
+            assert_eq!(bench.until_us(LATE_US), None, "one of the two has not");
             bench.works_off(1, 10);
-            assert_eq!(bench.until_us(10_000), Some(10_000 + PATIENCE_US));
+            assert_eq!(bench.until_us(LATE_US), Some(LATE_US + PATIENCE_US));
 
             bench.doorbell.arm();
             while bench.rung.load(SeqCst) == 0 {
-                assert!(bench.until_us(11_000) >= Some(10_000 + PATIENCE_US));
+                assert!(bench.until_us(LATE_US + 1) >= Some(LATE_US + PATIENCE_US));
                 assert!(bench.on_their_way() > half, "it is not woken");
                 bench.works_off(0, 1);
                 bench.works_off(1, 1);
             }
             assert!(bench.on_their_way() <= half, "it is woken for each");
             while bench.on_their_way() <= lead {
-                assert_eq!(bench.until_us(11_000), None);
+                assert_eq!(bench.until_us(LATE_US + 1), None);
                 bench.send(1);
             }
-            assert_eq!(bench.until_us(11_000), Some(11_000 + PATIENCE_US));
+            assert_eq!(bench.until_us(LATE_US + 1), Some(LATE_US + 1 + PATIENCE_US));
         }
     }
 
     #[test]
     fn nobody_waits_for_the_lead_where_an_output_stands() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(3);
         bench.send(40);
         bench.works_off(0, 10);
         bench.works_off(1, 10);
-        assert_eq!(bench.until_us(10_000), Some(15_000));
+        assert_eq!(bench.until_us(LATE_US), Some(LATE_US + PATIENCE_US));
         // The first goes on, and the second does not.
         bench.works_off(0, 10);
-        assert_eq!(bench.until_us(14_000), Some(15_000));
-        assert_eq!(bench.until_us(15_000), None);
+        assert_eq!(
+            bench.until_us(LATE_US + PATIENCE_US - 1),
+            Some(LATE_US + PATIENCE_US)
+        );
+        assert_eq!(bench.until_us(LATE_US + PATIENCE_US), None);
         bench.works_off(0, 10);
-        assert_eq!(bench.until_us(16_000), None);
+        assert_eq!(bench.until_us(LATE_US + PATIENCE_US + 1), None);
         // The bell rings for any memory then.
         bench.doorbell.arm();
         bench.works_off(1, 1);

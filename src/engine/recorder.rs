@@ -174,10 +174,9 @@ impl<C: Clock> Recorder<C> {
         self.is_starved
     }
 
-    /// A turn begins, for so many connections: it may be tried again to make room.
-    pub fn begin_turn(&mut self, ready: usize) {
+    /// A turn begins: it may be tried again to make room.
+    pub fn begin_turn(&mut self) {
         self.is_starved = false;
-        self.router.begin_turn(ready);
     }
 
     /// Whether an output could bring what the loop would sleep for: room, or its own idleness. Where

@@ -66,11 +66,6 @@ impl Router {
         until_us.max(self.lead.until_us(&self.pool, &self.outputs, now_us))
     }
 
-    /// So many connections are to be read in turn.
-    pub(super) fn begin_turn(&mut self, ready: usize) {
-        self.lead.begin_turn(ready);
-    }
-
     /// … for those that may miss it, have no room for it and still work. Where an output may miss nothing, the
     /// pool bounds what it holds.
     fn waits_for_full_until_us(&mut self, now_us: u64) -> Option<u64> {

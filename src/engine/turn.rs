@@ -34,10 +34,6 @@ use crate::relay::Side;
 /// Events taken from the kernel at once.
 const EVENTS: usize = 1024;
 
-/// Bytes that are read of all connections in a turn, about, or [`READ_SHARE`] of each that has it if that is
-/// more: a fast peer waits for its turn like all others.
-const READ_A_TURN: usize = 4 * READ_MAX;
-
 /// Connections whose time is over that are looked at in a turn: where it is over for a hundred thousand
 /// at once, others still have their turns.
 const EXPIRIES_A_TURN: usize = 256;
@@ -237,7 +233,7 @@ impl Engine {
                 },
             }
         }
-        self.recorder.begin_turn(self.ready.len());
+        self.recorder.begin_turn();
     }
 
     /// The token of a connection's socket on this side.
@@ -327,7 +323,8 @@ impl Engine {
             Kind::Relayed(_) => return,
         };
         let buffer = self.recorder.capture.read_buffer(slot, Direction::In);
-        let share = (READ_A_TURN / self.turn.len().max(1)).max(READ_SHARE);
+        // One that is fast waits for its turn like all others.
+        let share = (READ_MAX / self.turn.len().max(1)).max(READ_SHARE);
         let room = buffer.len().min(share);
         let buffer = &mut buffer[..room];
         match stream.read(buffer) {

@@ -19,6 +19,9 @@ pub(super) const WRITE_SIZE: usize = 256 * 1024;
 /// Raw bytes this long are written from where they lie, without a copy.
 pub(super) const DIRECT_SIZE: usize = 32 * 1024;
 
+/// … and so many at once: what is compressed, or not taken, lies in memory of its own.
+pub(super) const DIRECT_MAX: usize = 1024 * 1024;
+
 /// A file, and what is on its way to it.
 #[derive(Debug)]
 pub(super) struct Sink {

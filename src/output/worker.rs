@@ -11,10 +11,11 @@ use std::time::Duration;
 use super::live::Moment;
 use super::outlet::Outlet;
 use super::queue::{Gap, Job};
+use super::sink::DIRECT_MAX;
 use super::target::Target;
 use crate::notice::{Notice, Patience};
-use crate::record::Timestamp;
 use crate::record::batch::{Batch, Entry};
+use crate::record::{Direction, Timestamp};
 
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -82,7 +83,7 @@ impl Worker {
         debug_assert!(batch.first_seq() == outlet.scribe.next_seq());
         match (&mut self.target, outlet.scribe.raw()) {
             (Target::Pipe(pipe), Some(way)) => {
-                for bytes in batch.bytes(way) {
+                for bytes in runs(batch, way) {
                     pipe.bytes(bytes, outlet)?;
                 }
             }
@@ -92,7 +93,7 @@ impl Worker {
                     time: batch.time().unwrap_or_default(),
                     seq: batch.first_seq(),
                 };
-                for bytes in batch.bytes(way) {
+                for bytes in runs(batch, way) {
                     live.bytes(bytes, at, outlet);
                 }
             }
@@ -199,4 +200,9 @@ impl Worker {
         let result = self.target.finish(&mut outlet);
         (outlet, result)
     }
+}
+
+/// The bytes that went this way, in runs that are written at once.
+fn runs(batch: &Batch, way: Direction) -> impl Iterator<Item = &[u8]> {
+    batch.bytes(way).flat_map(|run| run.chunks(DIRECT_MAX))
 }

@@ -110,10 +110,7 @@ impl Choices {
         let pacing = Pacing {
             time: Duration::from_micros(*rng.choice(&[0, 5_000, 1_000_000]).expect("some")),
             is_for_each: rng.bool(),
-            lead: Length {
-                alone: *rng.choice(&[1, 2, 4, usize::MAX]).expect("some"),
-                together: *rng.choice(&[1, 3, usize::MAX]).expect("some"),
-            },
+            lead: Length(*rng.choice(&[1, 2, 4, usize::MAX]).expect("some")),
         };
         let missing_of_8 = rng.choice([0, 4, 4, 8]).expect("some");
         let outputs = match rng.u8(0..16) {

@@ -162,8 +162,7 @@ impl World<'_> {
         for slot in ended {
             self.handle_ending(slot);
         }
-        self.listed = self.ready.len();
-        self.recorder.begin_turn(self.listed);
+        self.recorder.begin_turn();
     }
 
     // --- room ------------------------------------------------------------------------------------

@@ -105,8 +105,6 @@ pub struct World<'a> {
     pub hoard: Option<Batch>,
     /// Since when outputs are waited for because much is on its way.
     pub waits_since_us: Option<u64>,
-    /// Connections that had a turn to come when this one began.
-    pub listed: usize,
     /// Nothing happens but what the loop does.
     pub is_still: bool,
     /// Peers that ever wanted to connect.
@@ -182,7 +180,6 @@ impl<'a> World<'a> {
             house_rests: false,
             hoard: None,
             waits_since_us: None,
-            listed: 0,
             is_still: false,
             callers: 0,
         };
@@ -432,7 +429,7 @@ impl<'a> World<'a> {
 
     /// With no more bytes than this on their way, nobody is waited for.
     pub fn few(&self) -> usize {
-        self.choices.pacing.lead.few(self.listed, &self.pool)
+        self.choices.pacing.lead.few(&self.pool)
     }
 
     /// Records that were missed, by all outputs.
@@ -448,7 +445,7 @@ impl<'a> World<'a> {
     pub fn begin_batch(&mut self) {
         let now_us = self.clock.now_us();
         let waits_for_full = self.waits_for_full();
-        let most = self.choices.pacing.lead.most(self.listed, &self.pool);
+        let most = self.choices.pacing.lead.most(&self.pool);
         let is_ahead = self.pool.charged() - self.pool.batch_charge() > most;
         self.seen
             .see_if(is_ahead, "pacing: runs ahead of those that stand");

@@ -390,7 +390,7 @@ impl Playback<'_> {
                 }
             }
         }
-        self.recorder.begin_turn(self.ready.len());
+        self.recorder.begin_turn();
     }
 
     // --- signals and the end ---------------------------------------------------------------------
