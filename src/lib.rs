@@ -11,6 +11,7 @@
 //! ```text
 //! capture: socket → engine reads into a Batch → capture core writes the record heads → router
 //!                 → queue of each output → its worker: encoder → file, standard output
+//!                 (what little goes to a pipe that is idle, the loop's thread writes itself)
 //! proxy:   the same, and from the Batch the bytes are written on at once: socket → Batch → other socket
 //! replay:  file, standard input → decoder → sessions → steps in Blocks → player → engine → socket
 //!                 (and what comes back goes the way of a capture)
@@ -38,6 +39,8 @@
 //! | *sink* | a file being written, and what is encoded for it: `output/sink.rs` |
 //! | *gap* | records that an output missed, counted |
 //! | *lead* | how far the sockets run ahead of outputs that keep up: `engine/lead.rs` |
+//! | *errand* | a small batch for an idle pipe, written by the loop's thread: [`output::Errand`] |
+//! | *deputy* | the thread that takes the loop over while an errand takes its time: `engine/helm.rs` |
 //! | *share* | what an output that may miss records holds of the buffer at most |
 //! | *session* | a recorded connection that is played; *origin*, where it comes from |
 //! | *step* | something that a session does, at its *position* in what is played |
@@ -89,6 +92,8 @@
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
 //!   and rings afterwards, the loop arms the bell first and looks afterwards. Where no output can bring
 //!   what it waits for, the bell stays unarmed, and the writing of a lone chunk wakes nobody.
+//! * **The loop waits for no write.** Where its own thread writes, because waking another takes longer, it has left
+//!   the loop to a deputy (`engine/helm.rs`); and who works for an output has its workbench (`output/worker.rs`).
 //! * **A record is in one file, whole, once.** A sink knows where records end in what it has not
 //!   written, by its marks or, between two, by the ends of lines, so that what a file did not take, for
 //!   whatever reason, goes to the next one; a part of a record is cut off (`output/live.rs`; the simulation

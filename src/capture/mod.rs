@@ -151,6 +151,11 @@ impl Capture {
         self.batch.as_ref().and_then(Batch::time)
     }
 
+    /// Payload bytes in the batch.
+    pub fn recorded_bytes(&self) -> usize {
+        self.batch.as_ref().map_or(0, Batch::used)
+    }
+
     /// Whether there is a batch, and room in it for the next event, of the connection at `slot` or
     /// of none.
     pub fn has_room(&self, slot: Option<Slot>) -> bool {

@@ -183,8 +183,8 @@ impl Devices {
     }
 
     /// How the run has ended, seen from the devices that were to be dialled but once.
-    pub(super) fn verdict(self, outcome: Outcome) -> Result<Outcome, Error> {
-        match self.given_up {
+    pub(super) fn verdict(&mut self, outcome: Outcome) -> Result<Outcome, Error> {
+        match self.given_up.take() {
             None => Ok(outcome),
             Some(_) if self.has_connected => Ok(Outcome::NotWhole),
             Some(why) => Err(Error::Unreachable(why.into())),

@@ -1,6 +1,6 @@
 //! The loop: the only room with sockets and clocks.
 //!
-//! One thread waits, latches what the kernel says is ready, then does bounded work: some accepts a
+//! One thread at a time waits, latches what the kernel says is ready, then does bounded work: some accepts a
 //! listener, one read a connection, whatever is due. What came goes into the capture core's batch;
 //! a batch leaves when it is full or when an output is idle. When the outputs hold all memory, or are
 //! waited for, the loop reads nothing, keeps every latch (the kernel tells only once) and sleeps until
@@ -15,6 +15,7 @@ pub mod devices;
 pub mod dial;
 mod feed;
 mod follow;
+mod helm;
 pub mod keepalive;
 pub mod lead;
 pub mod limits;

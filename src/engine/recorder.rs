@@ -14,7 +14,7 @@ use super::{Error, Outcome, Recording, system};
 use crate::capture::shutdown::{Ending, Phase};
 use crate::capture::{Capture, READ_MIN, Slot};
 use crate::notice::{Notice, Notify, Statistics};
-use crate::output::{OpenOutput, Output, State, Surroundings};
+use crate::output::{Errand, OpenOutput, Output, State, Surroundings};
 use crate::record::batch::BatchPool;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::{Clock, micros};
@@ -23,6 +23,10 @@ use crate::record::{Framing, Start, Timestamp, WallTime};
 /// While there is always something to read, a record waits this long at most for others to go with it:
 /// waking an output for each costs more than all else that is done for a short one.
 const HOLD_US: u64 = 250;
+
+/// No more payload than this is written by the loop's own thread. A pipe that can be written to has room for
+/// about so much, and more is worth the waking of another thread.
+const ERRAND_MAX: usize = 4 * 1024;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -147,6 +151,19 @@ impl<C: Clock> Recorder<C> {
         if self.has_something_to_send() {
             self.send();
         }
+    }
+
+    /// The same, if it is little: one output's part of it is the caller's to do, where there is an errand.
+    pub(super) fn send_as_errand(&mut self) -> Option<Errand> {
+        if !self.has_something_to_send() || self.capture.recorded_bytes() > ERRAND_MAX {
+            return None;
+        }
+        self.router.send_as_errand(self.capture.poll_batch()?)
+    }
+
+    /// Whether there may be errands.
+    pub(super) fn gives_errands(&self) -> bool {
+        self.router.gives_errands()
     }
 
     fn has_something_to_send(&self) -> bool {

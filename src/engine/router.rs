@@ -2,7 +2,7 @@
 
 use super::Pacing;
 use super::lead::Lead;
-use crate::output::{Output, State};
+use crate::output::{Errand, Output, State};
 use crate::record::Timestamp;
 use crate::record::batch::{Batch, BatchPool};
 use crate::record::time::micros;
@@ -97,6 +97,27 @@ impl Router {
         for output in &self.outputs {
             output.send(&batch);
         }
+    }
+
+    /// Sends a batch, too, one output's part of it as an errand of the caller's, if one gives it.
+    pub(super) fn send_as_errand(&self, batch: Batch) -> Option<Errand> {
+        let batch = batch.seal();
+        let mut errand = None;
+        for output in &self.outputs {
+            if errand.is_none() {
+                errand = output.send_as_errand(&batch);
+                if errand.is_some() {
+                    continue;
+                }
+            }
+            output.send(&batch);
+        }
+        errand
+    }
+
+    /// Whether one of the outputs may give errands.
+    pub(super) fn gives_errands(&self) -> bool {
+        self.outputs.iter().any(Output::gives_errands)
     }
 
     pub(super) fn reopen(&self, now: Timestamp) {

@@ -17,6 +17,7 @@ use super::accept::Door;
 use super::clock::SystemClock;
 use super::devices::{Devices, Line};
 use super::dial::{self, Dialler};
+use super::helm::{self, Loop, Pause};
 use super::listen::Listener;
 use super::proxy::{Proxy, Relayed};
 use super::recorder::Recorder;
@@ -26,6 +27,7 @@ use super::{Error, Outcome, SIGNALS, WAKER, Wakers, system};
 use crate::capture::shutdown::Phase;
 use crate::capture::{READ_MAX, READ_SHARE, Slot};
 use crate::notice::{Notice, Notify};
+use crate::output::Errand;
 use crate::record::doorbell::Doorbell;
 use crate::record::time::Clock;
 use crate::record::{CloseReason, ConnId, Direction};
@@ -76,6 +78,15 @@ pub(super) struct Calls {
     pub(super) proxy: Option<Proxy>,
 }
 
+/// What a look at the sockets has found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Something,
+    Nothing,
+    /// Nothing is held back, or not for longer.
+    NotNeeded,
+}
+
 /// Everything that a run owns.
 pub(super) struct Engine {
     pub(super) poll: Poll,
@@ -97,6 +108,30 @@ pub(super) struct Engine {
     is_stopping: bool,
     supervisor: Supervisor,
     pub(super) notify: Notify,
+}
+
+/// An engine on its way from hand to hand.
+struct Turns {
+    engine: Engine,
+    events: Events,
+}
+
+impl Loop for Turns {
+    type Errand = Errand;
+    type Outcome = Result<Outcome, Error>;
+
+    fn run(&mut self, runs_errands: impl Fn() -> bool) -> Pause<Errand, Result<Outcome, Error>> {
+        let Self { engine, events } = self;
+        match engine.run_to_pause(events, runs_errands) {
+            Ok(Pause::Errand(errand)) => Pause::Errand(errand),
+            Ok(Pause::Over(outcome)) => Pause::Over(Ok(outcome)),
+            Err(error) => Pause::Over(Err(error)),
+        }
+    }
+
+    fn run_errand(errand: Errand) {
+        errand.run();
+    }
 }
 
 impl Engine {
@@ -136,22 +171,44 @@ impl Engine {
     }
 
     /// Captures until told to stop, until no output is left, or until there is nobody left to dial.
-    pub(super) fn run(mut self) -> Result<Outcome, Error> {
-        let mut events = Events::with_capacity(EVENTS);
+    pub(super) fn run(self) -> Result<Outcome, Error> {
         self.tell_ready();
+        let has_errands = self.recorder.gives_errands();
+        let events = Events::with_capacity(EVENTS);
+        let turns = Turns {
+            engine: self,
+            events,
+        };
+        match has_errands {
+            true => helm::run(turns),
+            false => helm::run_alone(turns),
+        }
+    }
+
+    fn run_to_pause(
+        &mut self,
+        events: &mut Events,
+        runs_errands: impl Fn() -> bool,
+    ) -> Result<Pause<Errand, Outcome>, Error> {
         loop {
             if let Some(outcome) = self.recorder.poll_outcome(self.door.has_unaccepted()) {
                 if self.recorder.is_finished() {
                     let statistics = self.recorder.statistics();
                     self.notify.say(Notice::Finished(statistics));
                 }
-                return self.devices.verdict(outcome);
+                return self.devices.verdict(outcome).map(Pause::Over);
             }
-            if !self.look(&mut events)? {
+            let look = self.look(events)?;
+            if look != Look::Something {
+                if look == Look::Nothing && runs_errands() {
+                    if let Some(errand) = self.recorder.send_as_errand() {
+                        return Ok(Pause::Errand(errand));
+                    }
+                }
                 self.recorder.send_if_idle();
-                self.wait(&mut events)?;
+                self.wait(events)?;
             }
-            self.latch(&events);
+            self.latch(events);
             self.accept();
             self.dial();
             self.work();
@@ -163,13 +220,16 @@ impl Engine {
 
     // --- waiting ---------------------------------------------------------------------------------
 
-    /// Whether what is recorded waits for what the kernel has ready already, which is then in `events`.
-    fn look(&mut self, events: &mut Events) -> Result<bool, Error> {
+    /// What is recorded may wait for what the kernel has ready already, which is then in `events`.
+    fn look(&mut self, events: &mut Events) -> Result<Look, Error> {
         if !self.recorder.may_hold() {
-            return Ok(false);
+            return Ok(Look::NotNeeded);
         }
         self.poll_for(events, Some(Duration::ZERO))?;
-        Ok(!events.is_empty() || self.has_work())
+        Ok(match !events.is_empty() || self.has_work() {
+            true => Look::Something,
+            false => Look::Nothing,
+        })
     }
 
     fn wait(&mut self, events: &mut Events) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, mkdirat, openat};
 use rustix::io::Errno;
 
@@ -51,6 +51,9 @@ pub(super) trait DiskFile: fmt::Debug + Send {
 
     /// Waits until a write would not be told to wait.
     fn wait_writable(&self);
+
+    /// Whether a write that is not long need not wait, as far as can be told beforehand.
+    fn is_writable(&self) -> bool;
 
     /// Forces what was written to the disk.
     fn sync(&mut self) -> io::Result<()>;
@@ -310,6 +313,11 @@ impl DiskFile for SystemFile {
     fn wait_writable(&self) {
         // Whatever it returns, the write that follows tells.
         let _ = poll(&mut [PollFd::new(&self.file, PollFlags::OUT)], None);
+    }
+
+    fn is_writable(&self) -> bool {
+        let mut files = [PollFd::new(&self.file, PollFlags::OUT)];
+        poll(&mut files, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
     fn sync(&mut self) -> io::Result<()> {

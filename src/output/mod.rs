@@ -1,7 +1,8 @@
 //! Where records end up: files, standard output, and a thread for each of them.
 //!
 //! The loop hands every output the same sealed batches ([`Output::send`]) and never waits for one;
-//! encoding, writing and syncing happen on the output's own thread. An output knows no sockets.
+//! encoding, writing and syncing happen on the output's own thread, or as an [`Errand`] that the loop does not
+//! wait for either. An output knows no sockets.
 //! What it is asked to do arrives in order through one queue, so a reopening or the end stands
 //! exactly between the records it stood between when it was asked for.
 //!
@@ -55,6 +56,8 @@ use options::Compression;
 use queue::{Job, Queue};
 pub use segment::SegmentOrder;
 use template::Template;
+pub use worker::Errand;
+use worker::Workbench;
 pub use writer::Writer;
 
 /// An output that is wanted: a format and a place, validated but not opened.
@@ -188,6 +191,8 @@ pub struct Output {
     name: String,
     queue: Arc<Queue>,
     notify: Notify,
+    /// Where others than its own thread may do its work.
+    workbench: Option<Arc<Workbench>>,
 }
 
 impl Output {
@@ -197,7 +202,28 @@ impl Output {
             name,
             queue,
             notify,
+            workbench: None,
         }
+    }
+
+    /// The same, where what is queued may be an [`Errand`].
+    fn with_workbench(self, workbench: Arc<Workbench>) -> Self {
+        Self {
+            workbench: Some(workbench),
+            ..self
+        }
+    }
+
+    /// Whether it may give an [`Errand`].
+    pub fn gives_errands(&self) -> bool {
+        self.workbench.is_some()
+    }
+
+    /// Queues a batch without waking the output's thread, where that sleeps and may: for the caller to have it
+    /// written. Else nothing is done.
+    pub fn send_as_errand(&self, batch: &Arc<Batch>) -> Option<Errand> {
+        let workbench = self.workbench.as_ref()?;
+        (self.queue.push_quietly(batch)).then(|| Errand::at(workbench))
     }
 
     /// Queues a batch. Never waits: the pool bounds what can be queued, and an output that may miss

@@ -22,7 +22,7 @@ use super::segment::{LAST_NUMBER, SegmentNames};
 use super::sink::Sink;
 use super::target::Target;
 use super::template::Template;
-use super::worker::Worker;
+use super::worker::{Workbench, Worker};
 use super::writer::Writer;
 use super::{Color, OpenError, Output, OutputSpec, PlaceSpec, RawToTerminal};
 use crate::codec::{Audience, Encoder, Format};
@@ -140,14 +140,21 @@ impl OpenOutput {
         let name = self.name.clone();
         let (mut outlet, found) = self.prepare(share, surroundings)?;
         let queue = Arc::clone(&outlet.queue);
+        let is_pipe = matches!(found, Found::Pipe(_));
+        let workbench = Arc::new(Workbench::new(Arc::clone(&queue)));
+        let bench = Arc::clone(&workbench);
         std::thread::Builder::new()
             .name("output".to_owned())
             .spawn(move || {
                 let target = found.into_target(&mut outlet);
-                Worker::new(outlet, target).run();
+                bench.run(Worker::new(outlet, target));
             })?;
-        let notify = surroundings.notify.clone();
-        Ok(Output::new(name, queue, notify))
+        let output = Output::new(name, queue, surroundings.notify.clone());
+        Ok(match is_pipe {
+            // Somebody waits for each chunk, and nothing is to be done there by the clock.
+            true => output.with_workbench(workbench),
+            false => output,
+        })
     }
 
     /// Has it written to by whoever calls, without a thread.

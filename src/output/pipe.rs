@@ -31,6 +31,10 @@ impl Pipe {
         pipe
     }
 
+    pub(super) fn is_writable(&self) -> bool {
+        self.sink.file().is_writable()
+    }
+
     pub(super) fn record(&mut self, record: &Record<'_>, outlet: &mut Outlet) -> io::Result<()> {
         outlet.scribe.record(record, self.sink.buffer().vec());
         self.flush_if_large(outlet)

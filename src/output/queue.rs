@@ -145,9 +145,9 @@ impl Queue {
 
     fn take(&self, mut inner: MutexGuard<'_, Inner>, batch: &Arc<Batch>) {
         inner.flush_gap();
-        inner.held += batch.charge();
-        self.waiting.fetch_add(batch.records(), SeqCst);
-        self.push_job(inner, Job::Batch(Arc::clone(batch)));
+        self.enqueue(&mut inner, batch);
+        drop(inner);
+        self.pushed.notify_one();
     }
 
     /// Queues what is no batch, behind all that is queued and the gap that is not.
@@ -157,6 +157,32 @@ impl Queue {
             inner.flush_gap();
             self.push_job(inner, job);
         }
+    }
+
+    /// Queues a batch for a worker that waits, without waking it: the caller has it worked off. `false`, with
+    /// nothing done, where the worker does not wait or is to be woken.
+    pub fn push_quietly(&self, batch: &Arc<Batch>) -> bool {
+        let mut inner = self.inner();
+        // It became idle under this lock, and with an empty queue.
+        let waits = self.is_idle() && inner.state == State::Running && inner.gap.is_none();
+        let is_full = (self.share).is_some_and(|share| inner.is_full(share, batch.charge()));
+        if !waits || is_full {
+            return false;
+        }
+        self.enqueue(&mut inner, batch);
+        true
+    }
+
+    /// Wakes the worker after all.
+    pub fn wake(&self) {
+        self.pushed.notify_one();
+    }
+
+    fn enqueue(&self, inner: &mut Inner, batch: &Arc<Batch>) {
+        inner.held += batch.charge();
+        self.waiting.fetch_add(batch.records(), SeqCst);
+        inner.jobs.push_back(Job::Batch(Arc::clone(batch)));
+        self.idle.store(false, SeqCst);
     }
 
     fn push_job(&self, mut inner: MutexGuard<'_, Inner>, job: Job) {
@@ -245,11 +271,19 @@ impl Queue {
             // Nothing more comes to push it: the reader is back, the senders may be silent.
             inner.flush_gap();
         }
-        let job = inner.jobs.pop_front();
-        if let Some(Job::Batch(batch)) = &job {
-            inner.in_hand = batch.time();
+        inner.take_first()
+    }
+
+    /// The same, if it is a batch.
+    pub fn pop_batch(&self) -> Option<Arc<Batch>> {
+        let mut inner = self.inner();
+        match inner.jobs.front() {
+            Some(Job::Batch(_)) => match inner.take_first() {
+                Some(Job::Batch(batch)) => Some(batch),
+                _ => None,
+            },
+            _ => None,
         }
-        job
     }
 
     /// A batch is encoded and no longer held.
@@ -269,7 +303,9 @@ impl Queue {
     pub fn wait(&self, timeout: Option<Duration>) {
         self.become_idle();
         let inner = self.inner();
-        let is_empty = |inner: &mut Inner| inner.jobs.is_empty() && inner.gap.is_none();
+        let is_empty = |inner: &mut Inner| {
+            inner.jobs.is_empty() && inner.gap.is_none() && inner.state == State::Running
+        };
         match timeout {
             None => drop(self.pushed.wait_while(inner, is_empty)),
             Some(timeout) => {
@@ -334,8 +370,8 @@ impl Queue {
         self.doorbell.call();
     }
 
-    /// The worker has ended. What is queued, and all that is pushed from now on, goes back to the
-    /// pool, so that a dead output holds up nobody.
+    /// The worker has ended, and who waits for it may look. What is queued, and all that is pushed from now
+    /// on, goes back to the pool, so that a dead output holds up nobody.
     pub fn end(&self, state: State) {
         let jobs = {
             let mut inner = self.inner();
@@ -347,11 +383,20 @@ impl Queue {
         self.waiting.store(0, SeqCst);
         self.ended.store(true, SeqCst);
         drop(jobs);
+        self.pushed.notify_all();
         self.doorbell.call();
     }
 }
 
 impl Inner {
+    fn take_first(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front();
+        if let Some(Job::Batch(batch)) = &job {
+            self.in_hand = batch.time();
+        }
+        job
+    }
+
     /// Whether a batch is to be missed: it does not fit into the share, or others were missed and not
     /// enough has been worked off since.
     fn is_full(&self, share: usize, charge: usize) -> bool {
@@ -486,6 +531,41 @@ mod tests {
         queue.push_last(&source.batch(7));
         queue.push(Job::Finish);
         assert_eq!(seq_and_gap(&queue), (vec![3, 5], vec![(4, 1, 6)]));
+    }
+
+    #[test]
+    fn only_a_worker_that_waits_is_spared_the_waking() {
+        let (mut source, queue) = setup(Some(100_000));
+        assert!(!queue.push_quietly(&source.batch(0)), "it has not begun");
+        queue.become_idle();
+        let batch = source.batch(1);
+        assert!(queue.push_quietly(&batch));
+        assert!(!queue.is_idle());
+        assert_eq!(queue.waiting(), 1);
+        assert!(!queue.push_quietly(&source.batch(0)), "it has work");
+        let taken = queue.pop_batch().expect("it was queued");
+        assert!(Arc::ptr_eq(&taken, &batch));
+        queue.give_back(taken);
+        queue.become_idle();
+        queue.push(Job::Finish);
+        assert!(!queue.push_quietly(&source.batch(0)), "it is to finish");
+        assert!(queue.pop_batch().is_none(), "that is no batch");
+        queue.end(State::Finished);
+        queue.become_idle();
+        assert!(!queue.push_quietly(&source.batch(0)), "it has ended");
+    }
+
+    #[test]
+    fn a_gap_goes_ahead_of_what_is_queued_quietly_too() {
+        let (mut source, queue) = setup(Some(1));
+        queue.push_batch(&source.batch(60_000));
+        let Some(Job::Batch(batch)) = queue.pop() else {
+            panic!("the first is a batch");
+        };
+        queue.push_batch(&source.batch(60_000));
+        queue.give_back(batch);
+        queue.become_idle();
+        assert!(!queue.push_quietly(&source.batch(1)));
     }
 
     #[test]

@@ -172,6 +172,10 @@ impl DiskFile for MemoryFile {
 
     fn wait_writable(&self) {}
 
+    fn is_writable(&self) -> bool {
+        true
+    }
+
     fn sync(&mut self) -> io::Result<()> {
         let mut platter = self.disk.platter();
         if platter.fails() {

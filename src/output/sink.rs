@@ -413,6 +413,10 @@ mod tests {
 
         fn wait_writable(&self) {}
 
+        fn is_writable(&self) -> bool {
+            true
+        }
+
         fn sync(&mut self) -> io::Result<()> {
             Ok(())
         }

@@ -18,6 +18,15 @@ pub(super) enum Target {
 }
 
 impl Target {
+    /// Whether a short write to it need not wait.
+    pub(super) fn is_writable(&self) -> bool {
+        match self {
+            Self::Pipe(pipe) => pipe.is_writable(),
+            // Whose turn it is to be written, and whether to another file, the records tell.
+            Self::File(_) | Self::Many(_) => false,
+        }
+    }
+
     /// Encodes a record, and writes what is encoded where that is worth a write. `endpoints` are those of
     /// the connection that it speaks of.
     ///

@@ -3,14 +3,19 @@
 //! Whatever is queued is encoded into a buffer and written in large pieces; when the queue is empty
 //! the rest is written at once. So a lone byte is out within microseconds, and a flood costs few
 //! system calls.
+//!
+//! While that thread sleeps, another may do its work ([`Errand`]): to wake it, on another processor, takes
+//! several times as long as a short write. Who works has the [`Workbench`]; the thread that woke meanwhile waits
+//! for it.
 
 use std::io;
 use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::live::Moment;
 use super::outlet::Outlet;
-use super::queue::{Gap, Job};
+use super::queue::{Gap, Job, Queue};
 use super::sink::DIRECT_MAX;
 use super::target::Target;
 use crate::notice::{Notice, Patience};
@@ -44,38 +49,34 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(mut self) {
-        let worked = self.work();
-        self.say_missed();
-        let (outlet, result) = match worked {
-            Ok(()) => self.finish(),
-            Err(error) => (self.outlet, Err(error)),
-        };
-        outlet.end(result);
-    }
-
-    /// Works until it is told to finish.
-    fn work(&mut self) -> io::Result<()> {
+    /// Works until nothing is queued, or it is told to finish.
+    fn work(&mut self) -> io::Result<Next> {
         loop {
             match self.outlet.queue.pop() {
-                Some(Job::Batch(batch)) => {
-                    self.encode(&batch)?;
-                    self.encoded += batch.records();
-                    self.outlet.queue.give_back(batch);
-                }
+                Some(Job::Batch(batch)) => self.take(batch)?,
                 Some(Job::Gap(gap)) => self.miss(&gap),
                 Some(Job::Reopen(now)) => self.reopen(now),
-                Some(Job::Finish) => return self.flush(),
+                Some(Job::Finish) => {
+                    self.flush()?;
+                    return Ok(Next::Finish);
+                }
                 None => {
                     self.flush()?;
                     self.expire();
                     let timeout = self.timeout();
                     if timeout != Some(Duration::ZERO) {
-                        self.outlet.queue.wait(timeout);
+                        return Ok(Next::Wait(timeout));
                     }
                 }
             }
         }
+    }
+
+    fn take(&mut self, batch: Arc<Batch>) -> io::Result<()> {
+        self.encode(&batch)?;
+        self.encoded += batch.records();
+        self.outlet.queue.give_back(batch);
+        Ok(())
     }
 
     fn encode(&mut self, batch: &Batch) -> io::Result<()> {
@@ -194,11 +195,96 @@ impl Worker {
         }
     }
 
-    /// Everything is written and synced.
-    fn finish(self) -> (Outlet, io::Result<()>) {
+    /// Nothing more is done; after success, everything is written and synced.
+    fn end(mut self, worked: io::Result<()>) {
+        self.say_missed();
         let mut outlet = self.outlet;
-        let result = self.target.finish(&mut outlet);
-        (outlet, result)
+        let result = worked.and_then(|()| self.target.finish(&mut outlet));
+        outlet.end(result);
+    }
+}
+
+enum Next {
+    /// There is nothing to do until something is queued, or for so long.
+    Wait(Option<Duration>),
+    Finish,
+}
+
+/// Where an output's worker is, for its own thread and for errands.
+#[derive(Debug)]
+pub(super) struct Workbench {
+    queue: Arc<Queue>,
+    /// There from its beginning to its end.
+    worker: Mutex<Option<Worker>>,
+}
+
+impl Workbench {
+    pub(super) fn new(queue: Arc<Queue>) -> Self {
+        Self {
+            queue,
+            worker: Mutex::default(),
+        }
+    }
+
+    fn worker(&self) -> MutexGuard<'_, Option<Worker>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a worker work until it has ended, on the calling thread, which is the output's own.
+    pub(super) fn run(&self, worker: Worker) {
+        *self.worker() = Some(worker);
+        loop {
+            let mut place = self.worker();
+            let Some(worker) = &mut *place else {
+                return;
+            };
+            let worked = worker.work();
+            if let Ok(Next::Wait(timeout)) = worked {
+                drop(place);
+                self.queue.wait(timeout);
+            } else if let Some(worker) = place.take() {
+                return worker.end(worked.map(drop));
+            }
+        }
+    }
+
+    fn run_errand(&self) {
+        let mut place = self.worker();
+        let Some(worker) = &mut *place else {
+            return;
+        };
+        if !worker.target.is_writable() {
+            return self.queue.wake();
+        }
+        // The output's thread may have had it first.
+        let Some(batch) = self.queue.pop_batch() else {
+            return;
+        };
+        match worker.take(batch).and_then(|()| worker.flush()) {
+            Ok(()) => self.queue.become_idle(),
+            Err(error) => {
+                if let Some(worker) = place.take() {
+                    worker.end(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// A batch that is queued for an output whose thread sleeps on: who has this has it written, by
+/// [`Errand::run`].
+#[derive(Debug)]
+#[must_use]
+pub struct Errand(Arc<Workbench>);
+
+impl Errand {
+    pub(super) fn at(workbench: &Arc<Workbench>) -> Self {
+        Self(Arc::clone(workbench))
+    }
+
+    /// Writes it. May take as long as any write.
+    pub fn run(self) {
+        self.0.run_errand();
     }
 }
 

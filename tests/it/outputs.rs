@@ -4,8 +4,11 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::os::unix::net::UnixStream;
+use std::process::{ChildStdout, Command, Stdio};
+use std::thread::{self, JoinHandle};
 
+use rustix::pipe::{SpliceFlags, splice};
 use rustix::process::{Pid, Signal, kill_process};
 use wiretape::record::{EndReason, Event, Record};
 
@@ -294,6 +297,58 @@ fn a_reader_that_leaves_does_not_end_the_other_outputs() {
     let ended = tape.stop();
     assert_eq!(ended.status, Some(0));
     assert_eq!(ended.read("a.bin"), b"both, then one");
+}
+
+/// Splices what comes through a pipe on to a socket: while that takes nothing, the pipe is locked, and whoever
+/// writes to it waits for that.
+fn splice_on(pipe: ChildStdout, socket: UnixStream) -> JoinHandle<()> {
+    thread::spawn(move || {
+        while splice(&pipe, None, &socket, None, 1 << 16, SpliceFlags::empty()).expect("it is read")
+            > 0
+        {}
+    })
+}
+
+/// A pair of sockets, of which one takes nothing until the other is read; and how much is in it.
+fn full_sockets() -> (UnixStream, UnixStream, usize) {
+    let (mut full, reader) = UnixStream::pair().expect("sockets");
+    full.set_nonblocking(true).expect("a socket");
+    let mut held = 0;
+    while let Ok(len) = full.write(&[0; 1 << 12]) {
+        held += len;
+    }
+    full.set_nonblocking(false).expect("a socket");
+    (full, reader, held)
+}
+
+#[test]
+fn a_reader_that_holds_the_pipe_holds_up_nothing_else() {
+    let mut command = listen_command(&["-o", "raw:-", "-o", "a.bin"]);
+    command.stdout(Stdio::piped());
+    let mut tape = Tape::spawn(command);
+    let (full, mut reader, held) = full_sockets();
+    let spliced = splice_on(tape.take_stdout(), full);
+    let mut stream = TcpStream::connect(&tape.addresses[0]).expect("it listens");
+    let mut sent = Vec::new();
+    for nth in 0..200 {
+        let line = format!("line {nth}\n");
+        stream.write_all(line.as_bytes()).expect("it reads");
+        sent.extend_from_slice(line.as_bytes());
+        eventually("the line is in the file", || {
+            let len = fs::metadata(tape.path("a.bin")).ok()?.len();
+            (len == sent.len() as u64).then_some(())
+        });
+    }
+    let mut came = Vec::new();
+    let heard = thread::spawn(move || {
+        reader.read_to_end(&mut came).expect("it ends");
+        came.split_off(held)
+    });
+    let ended = tape.stop();
+    assert_eq!(ended.status, Some(0));
+    spliced.join().expect("the pipe ends");
+    assert_eq!(heard.join().expect("it ends with the pipe"), sent);
+    assert_eq!(ended.read("a.bin"), sent);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -231,7 +231,7 @@ impl Tape {
         self.child.stdout.take().expect("it is piped").into()
     }
 
-    pub fn take_stdout(&mut self) -> impl Read + use<> {
+    pub fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("it is piped")
     }
 
