@@ -92,8 +92,9 @@
 //! * **The loop sleeps only after a second look** ([`record::doorbell`]): a worker makes room first
 //!   and rings afterwards, the loop arms the bell first and looks afterwards. Where no output can bring
 //!   what it waits for, the bell stays unarmed, and the writing of a lone chunk wakes nobody.
-//! * **The loop waits for no write.** Where its own thread writes, because waking another takes longer, it has left
-//!   the loop to a deputy (`engine/helm.rs`); and who works for an output has its workbench (`output/worker.rs`).
+//! * **The loop waits for no write**, or no longer than some milliseconds. Where its own thread writes, because
+//!   waking another takes longer, it has left the loop to a deputy (`engine/helm.rs`); and who works for an output
+//!   has its workbench (`output/worker.rs`).
 //! * **A record is in one file, whole, once.** A sink knows where records end in what it has not
 //!   written, by its marks or, between two, by the ends of lines, so that what a file did not take, for
 //!   whatever reason, goes to the next one; a part of a record is cut off (`output/live.rs`; the simulation

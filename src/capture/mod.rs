@@ -32,8 +32,9 @@ use admission::{Admission, Refusal};
 use conn::Connection;
 use shutdown::{Phase, Shutdown};
 
-/// One read takes at most this much, and so do all of a turn together, about. It is what the kernel lets a
-/// sender have on its way by default, so that who floods alone is read with one call and woken once.
+/// One read takes at most this much, and so do all of a turn together, about, or [`READ_SHARE`] each if that is
+/// more. It is what the kernel lets a sender have on its way by default, so that who floods alone is read with one
+/// call and woken once.
 pub const READ_MAX: usize = 4 * 1024 * 1024;
 
 /// One read takes at most this much where others wait for their turn, or for what is read.
@@ -151,9 +152,11 @@ impl Capture {
         self.batch.as_ref().and_then(Batch::time)
     }
 
-    /// Payload bytes in the batch.
-    pub fn recorded_bytes(&self) -> usize {
-        self.batch.as_ref().map_or(0, Batch::used)
+    /// Bytes that what is in the batch becomes, about, where each record takes so many beside its payload.
+    pub fn recorded_size(&self, record: usize) -> usize {
+        self.batch.as_ref().map_or(0, |batch| {
+            batch.used() + (batch.records() as usize).saturating_mul(record)
+        })
     }
 
     /// Whether there is a batch, and room in it for the next event, of the connection at `slot` or

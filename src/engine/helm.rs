@@ -4,8 +4,8 @@
 //! the chunk. So the thread of the loop writes it, as an errand. But no write is sure not to wait, not even to a
 //! pipe that has room: a reader that splices holds it locked. So whoever goes on an errand leaves the loop at the
 //! helm and sets an alarm; if he is not back in time, his deputy takes the loop over, and he is the deputy of that
-//! one once he is back. Without a deputy nobody goes on errands: the outputs' own threads are woken for whatever
-//! is to be written.
+//! one once he is back. Without a deputy, while one errand waits for its pipe, nobody goes on others: the outputs'
+//! own threads are woken for whatever is to be written.
 
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -213,7 +213,8 @@ mod tests {
 
         fn run_errand(errand: Self::Errand) {
             if let Some(until) = errand {
-                until.recv().expect("it is released");
+                // Or the test has ended before.
+                let _ = until.recv();
             }
         }
     }

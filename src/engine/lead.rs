@@ -25,7 +25,8 @@ impl Length {
         pool.batch_charge().saturating_mul(self.0)
     }
 
-    /// It is waited until only so many are, half of them, rounded up: a wait for each batch would cost more.
+    /// It is waited until only so many are, half of them, rounded up: a wait for each of several small ones would
+    /// cost more.
     pub fn few(self, pool: &BatchPool) -> usize {
         pool.batch_charge().saturating_mul(self.0.div_ceil(2))
     }

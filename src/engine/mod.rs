@@ -105,7 +105,7 @@ pub struct Pacing {
     /// Whether each is waited for; else only where none has room, so that one misses nothing that all
     /// could have had, and holds up no other.
     pub is_for_each: bool,
-    /// Batches that are on their way at most, room or not, while outputs keep up.
+    /// Batches that are on their way before the next is begun, room or not, while outputs keep up.
     pub lead: lead::Length,
 }
 

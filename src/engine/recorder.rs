@@ -24,9 +24,12 @@ use crate::record::{Framing, Start, Timestamp, WallTime};
 /// waking an output for each costs more than all else that is done for a short one.
 const HOLD_US: u64 = 250;
 
-/// No more payload than this is written by the loop's own thread. A pipe that can be written to has room for
-/// about so much, and more is worth the waking of another thread.
+/// No more than this is written by the loop's own thread, as near as can be told before it is encoded. A pipe that
+/// can be written to has room for about so much, and more is worth the waking of another thread.
 const ERRAND_MAX: usize = 4 * 1024;
+
+/// … with so much for what stands around a record's payload.
+const RECORD_SIZE: usize = 256;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -155,7 +158,8 @@ impl<C: Clock> Recorder<C> {
 
     /// The same, if it is little: one output's part of it is the caller's to do, where there is an errand.
     pub(super) fn send_as_errand(&mut self) -> Option<Errand> {
-        if !self.has_something_to_send() || self.capture.recorded_bytes() > ERRAND_MAX {
+        let size = self.capture.recorded_size(RECORD_SIZE);
+        if !self.has_something_to_send() || size > ERRAND_MAX {
             return None;
         }
         self.router.send_as_errand(self.capture.poll_batch()?)

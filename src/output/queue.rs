@@ -315,11 +315,14 @@ impl Queue {
         }
     }
 
-    /// The worker is about to wait: it has written all that it was given, and the loop may know unless
+    /// The worker is about to wait, or waits: all that it was given is written, and the loop may know unless
     /// more was queued by now.
     pub fn become_idle(&self) {
         let inner = self.inner();
-        if inner.jobs.is_empty() {
+        if inner.gap.is_some() {
+            // Nothing woke who waits when that began: another was at work, and was to look again.
+            self.pushed.notify_one();
+        } else if inner.jobs.is_empty() && inner.state == State::Running {
             self.idle.store(true, SeqCst);
             // Outside the lock: the loop that wakes may push at once.
             drop(inner);
@@ -428,6 +431,8 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::record::batch::{BatchPool, ConnIndex};
     use crate::record::{Direction, Framing};
@@ -551,21 +556,29 @@ mod tests {
         assert!(!queue.push_quietly(&source.batch(0)), "it is to finish");
         assert!(queue.pop_batch().is_none(), "that is no batch");
         queue.end(State::Finished);
-        queue.become_idle();
+        // It does not wait for what no longer comes.
+        queue.wait(None);
+        assert!(!queue.is_idle());
         assert!(!queue.push_quietly(&source.batch(0)), "it has ended");
     }
 
     #[test]
-    fn a_gap_goes_ahead_of_what_is_queued_quietly_too() {
+    fn a_gap_behind_what_another_wrote_wakes_the_worker() {
         let (mut source, queue) = setup(Some(1));
-        queue.push_batch(&source.batch(60_000));
-        let Some(Job::Batch(batch)) = queue.pop() else {
-            panic!("the first is a batch");
-        };
-        queue.push_batch(&source.batch(60_000));
-        queue.give_back(batch);
         queue.become_idle();
+        assert!(queue.push_quietly(&source.batch(60_000)));
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| queue.wait(None));
+            // It may have woken, or not begun to wait.
+            let batch = queue.pop_batch().expect("nobody else takes it");
+            queue.push_batch(&source.batch(60_000));
+            queue.give_back(batch);
+            queue.become_idle();
+            worker.join().expect("it does not wait for ever");
+        });
+        assert!(!queue.is_idle());
         assert!(!queue.push_quietly(&source.batch(1)));
+        assert_eq!(seq_and_gap(&queue), (vec![], vec![(1, 1, 60_000)]));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
-use rustix::pipe::{SpliceFlags, splice};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice};
 use rustix::process::{Pid, Signal, kill_process};
 use wiretape::record::{EndReason, Event, Record};
 
@@ -249,7 +250,7 @@ fn a_standard_error_that_nobody_reads_holds_up_nothing() {
         .next()
         .expect("it has one")
         .to_owned();
-    rustix::pipe::fcntl_setpipe_size(stderr.get_ref(), 4096).expect("it is a pipe");
+    fcntl_setpipe_size(stderr.get_ref(), 4096).expect("it is a pipe");
     let mut stream = TcpStream::connect(address).expect("it listens");
     // Three times what the pipe holds.
     for nth in 1..=100 {
@@ -319,6 +320,39 @@ fn full_sockets() -> (UnixStream, UnixStream, usize) {
     }
     full.set_nonblocking(false).expect("a socket");
     (full, reader, held)
+}
+
+#[test]
+fn what_does_not_fit_into_the_pipe_comes_though_nothing_follows() {
+    const PIPE: [u8; 4096] = [b'.'; 4096];
+    let (reader, writer) = pipe().expect("a pipe");
+    fcntl_setpipe_size(&reader, PIPE.len()).expect("it is a pipe");
+    let (mut reader, mut other) = (
+        fs::File::from(reader),
+        fs::File::from(writer.try_clone().expect("a descriptor")),
+    );
+    let mut command = listen_command(&["-o", "raw:-", "-o", "a.bin"]);
+    command.stdout(writer);
+    let tape = Tape::spawn(command);
+    let mut stream = TcpStream::connect(&tape.addresses[0]).expect("it listens");
+    for nth in 1..=20 {
+        other.write_all(&PIPE).expect("it fits");
+        stream.write_all(b"line\n").expect("it reads");
+        eventually("the line is in the file", || {
+            let len = fs::metadata(tape.path("a.bin")).ok()?.len();
+            (len == 5 * nth).then_some(())
+        });
+        reader.read_exact(&mut PIPE.clone()).expect("it is there");
+        eventually("the line is in the pipe", || {
+            let mut pipes = [PollFd::new(&reader, PollFlags::IN)];
+            let ready = poll(&mut pipes, Some(&Timespec::default()));
+            (ready == Ok(1)).then_some(())
+        });
+        let mut line = [0; 5];
+        reader.read_exact(&mut line).expect("it is there");
+        assert_eq!(line, *b"line\n");
+    }
+    assert_eq!(tape.stop().status, Some(0));
 }
 
 #[test]
