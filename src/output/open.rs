@@ -138,9 +138,12 @@ impl OpenOutput {
     pub fn run(self, share: usize, surroundings: &Surroundings) -> io::Result<Output> {
         let share = self.may_miss().then_some(share);
         let name = self.name.clone();
+        // Standard output can be a regular file, which nobody waits for, and tells nothing of how long a write
+        // will take.
+        let is_regular = self.place.file_id().is_some();
         let (mut outlet, found) = self.prepare(share, surroundings)?;
         let queue = Arc::clone(&outlet.queue);
-        let is_pipe = matches!(found, Found::Pipe(_));
+        let is_pipe = matches!(found, Found::Pipe(_)) && !is_regular;
         let workbench = Arc::new(Workbench::new(Arc::clone(&queue)));
         let bench = Arc::clone(&workbench);
         std::thread::Builder::new()
