@@ -9,7 +9,7 @@ use std::process::{ChildStdout, Command, Stdio};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice};
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use rustix::process::{Pid, Signal, kill_process};
 use wiretape::record::{EndReason, Event, Record};
 
@@ -271,7 +271,7 @@ fn a_reader_that_leaves_ends_it_quietly() {
     let mut command = listen_command(&["--json", "-q"]);
     command.stdout(Stdio::piped());
     let mut tape = Tape::spawn(command);
-    drop(tape.take_stdout());
+    tape.close_stdout();
     // The first write fails, whenever it comes.
     if let Ok(mut stream) = TcpStream::connect(&tape.addresses[0]) {
         let _ = stream.write_all(b"x");
@@ -291,7 +291,7 @@ fn a_reader_that_leaves_does_not_end_the_other_outputs() {
     let mut command = listen_command(&["--json", "-o", "a.bin"]);
     command.stdout(Stdio::piped());
     let mut tape = Tape::spawn(command);
-    drop(tape.take_stdout());
+    tape.close_stdout();
     tape.send(b"both, ");
     tape.wait_for_line("standard output is closed");
     tape.send(b"then one");
@@ -325,7 +325,7 @@ fn full_sockets() -> (UnixStream, UnixStream, usize) {
 #[test]
 fn what_does_not_fit_into_the_pipe_comes_though_nothing_follows() {
     const PIPE: [u8; 4096] = [b'.'; 4096];
-    let (reader, writer) = pipe().expect("a pipe");
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).expect("a pipe");
     fcntl_setpipe_size(&reader, PIPE.len()).expect("it is a pipe");
     let (mut reader, mut other) = (
         fs::File::from(reader),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use wiretape::codec::ndjson::Reader;
@@ -233,6 +234,22 @@ impl Tape {
 
     pub fn take_stdout(&mut self) -> ChildStdout {
         self.child.stdout.take().expect("it is piped")
+    }
+
+    /// Nobody reads its standard output any more: not even the child of another test that is being forked, which
+    /// has every descriptor for a moment.
+    pub fn close_stdout(&mut self) {
+        drop(self.take_stdout());
+        // It may have gone already, and its descriptors with it.
+        let path = format!("/proc/{}/fd/1", self.child.id());
+        let Ok(pipe) = File::options().write(true).open(path) else {
+            return;
+        };
+        eventually("the last reader has gone", || {
+            let mut pipes = [PollFd::new(&pipe, PollFlags::empty())];
+            let _ = poll(&mut pipes, Some(&Timespec::default()));
+            pipes[0].revents().contains(PollFlags::ERR).then_some(())
+        });
     }
 
     /// Tells it to stop, and waits until it has.
