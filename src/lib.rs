@@ -83,7 +83,7 @@
 //! * **A batch leaves when it is full or an output is idle**, so that a lone byte is out at once and
 //!   a flood is written in large pieces; while there is always something to read, it waits a moment for
 //!   company. A small batch moves into memory of its own size first.
-//! * **What is on its way stays in the caches**: while all outputs keep up, peers wait for them long before
+//! * **What is on its way is little**, and soon used again: while all outputs keep up, peers wait for them long before
 //!   the buffer is full ([`engine::lead`]); the buffer is for outputs that are slow, or stall. A proxy and a
 //!   replay, whose peers wait for each other, use it from the beginning.
 //! * **Readiness is latched.** The kernel tells once (edge-triggered); the loop's lists remember

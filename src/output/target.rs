@@ -22,7 +22,7 @@ impl Target {
     pub(super) fn is_writable(&self) -> bool {
         match self {
             Self::Pipe(pipe) => pipe.is_writable(),
-            // Whose turn it is to be written, and whether to another file, the records tell.
+            // These can rotate at any record, and take long.
             Self::File(_) | Self::Many(_) => false,
         }
     }
