@@ -3,8 +3,8 @@
 //! What is on its way is memory that is soon used again, as long as it is not much; the whole buffer, gone
 //! through in a circle, lies in no cache. And a sender that is let sleep meanwhile takes no processor from the
 //! outputs, and has more to be read with one call. So the sockets wait for outputs that work it off, though there
-//! is room. Where one of them is slow, or stands, all the buffer is theirs,
-//! and nobody waits: it would hold up the others, and bring nothing.
+//! is room. Where one of them is slow, or stands, all the buffer is theirs, and nobody waits: it would hold up the
+//! others, and bring nothing.
 
 use crate::output::Output;
 use crate::record::batch::BatchPool;
